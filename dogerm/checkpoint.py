@@ -1,0 +1,432 @@
+"""A checkpoint on disk: names and shapes from its headers, tensors read when asked.
+
+Weights come from safetensors files only, memory-mapped; nothing is unpickled and no
+code from a checkpoint is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from dogerm.errors import CheckpointError, CheckpointMismatch
+
+DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F64": torch.float64,
+}
+# Settings that change what the same weights compute; a difference is worth a warning.
+_TELLING = ("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor is and what it looks like."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    file: Path
+
+    @property
+    def nbytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+class Checkpoint:
+    """One model on disk.
+
+    Args:
+        source: a folder in Hugging Face layout, or a hub id with an optional @revision.
+        name: how errors call it: 'the reward model', 'math', …
+
+    Raises:
+        CheckpointError: the folder, a file in it, or the hub repository is not there
+            or cannot be read. Says which file.
+    """
+
+    def __init__(self, source: str | Path, name: str):
+        self.source, self.name = str(source), name
+        self.folder = located(self.source, name)
+        self.config = self._read_config()
+        self.tensors: dict[str, TensorInfo] = {}
+        for file in self._weight_files():
+            self._read_header(file)
+        self._files: dict[Path, Any] = {}
+
+    def read(self, name: str) -> Tensor:
+        """The stored tensor, on the CPU, in its stored dtype; memory-mapped, not to be written to."""
+        info = self.tensors[name]
+        if info.file not in self._files:
+            self._files[info.file] = self._open(info.file)
+        return self._files[info.file].get_tensor(name)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(info.nbytes for info in self.tensors.values())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that most of the weights are stored in."""
+        sizes: dict[torch.dtype, int] = {}
+        for info in self.tensors.values():
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
+        return max(sizes, key=sizes.__getitem__)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        try:
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            raise CheckpointError(
+                f"the tokenizer of {self.name} ({self.folder}) cannot be read: {_line(error)}"
+            ) from None
+
+    def rows(self, embedding: str) -> list[str]:
+        """What each row of the embedding table stands for: its token, or `<row N>` where none does."""
+        names = [f"<row {row}>" for row in range(self.tensors[embedding].shape[0])]
+        for token, row in self.tokenizer.get_vocab().items():
+            if row < len(names):
+                names[row] = token
+        return names
+
+    def _read_config(self) -> PretrainedConfig:
+        file = self.folder / "config.json"
+        if not file.is_file():
+            raise CheckpointError(f"{self.name}: {file} is missing.")
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+            if "auto_map" in config and config.get("model_type") not in _model_types():
+                raise CheckpointError(
+                    f"{self.name}: {file} asks for code of its own (auto_map), which is never "
+                    "run here. Only architectures that transformers knows are read."
+                )
+            return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        except (ValueError, OSError, KeyError) as error:
+            raise CheckpointError(
+                f"{self.name}: {file} cannot be read: {_line(error)}"
+            ) from None
+
+    def _weight_files(self) -> list[Path]:
+        index = self.folder / "model.safetensors.index.json"
+        if index.is_file():
+            try:
+                shards = set(json.loads(index.read_text())["weight_map"].values())
+            except (ValueError, KeyError, AttributeError):
+                raise CheckpointError(
+                    f"{self.name}: {index} cannot be read; it should be JSON with a weight_map."
+                ) from None
+            files = [self.folder / shard for shard in sorted(shards)]
+        else:
+            files = [self.folder / "model.safetensors"]
+        for file in files:
+            if not file.is_file():
+                raise CheckpointError(
+                    f"{self.name}: {file} is missing. Download the checkpoint again, whole."
+                )
+        return files
+
+    def _open(self, file: Path):
+        try:
+            return safe_open(file, framework="pt", device="cpu")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{self.name}: {file} is truncated or not a safetensors file "
+                f"({_line(error)}). Download it again."
+            ) from None
+
+    def _read_header(self, file: Path) -> None:
+        with self._open(file) as opened:
+            for name in opened.keys():  # noqa: SIM118 (not a mapping)
+                view = opened.get_slice(name)
+                dtype = DTYPES.get(view.get_dtype())
+                if dtype is None:
+                    raise CheckpointError(
+                        f"{self.name}: {name} in {file} is stored as {view.get_dtype()}; "
+                        "only float32, bfloat16 and float16 weights can be merged."
+                    )
+                self.tensors[name] = TensorInfo(tuple(view.get_shape()), dtype, file)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The union of the vocabularies, in the order of the merged embedding table.
+
+    The reward model's rows come first, unchanged; tokens that only LMs have follow.
+
+    Args:
+        size: rows of the merged table.
+        rows: per LM, its row for each row of the union, -1 where it has none; the
+            key is absent, here and below, when the LM's table is the union's already.
+        appended: the tokens that only LMs have, in the order of their new rows.
+        rm_only: per LM, tokens that only the reward model has: they keep its row.
+        moved: per LM, tokens that both have under different ids.
+    """
+
+    size: int
+    rows: Mapping[str, Tensor]
+    appended: tuple[str, ...]
+    rm_only: Mapping[str, tuple[str, ...]]
+    moved: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Compatibility:
+    """How a reward model and its LMs fit together; found without reading weights.
+
+    Args:
+        merged: parameters that are merged.
+        kept: parameters kept from the reward model (its score head).
+        left_out: per LM, tensors of its file that a reward model has no place for.
+        embedding: name of the embedding table, which `vocabulary` aligns.
+        warnings: sentences on settings that differ and should not.
+    """
+
+    merged: tuple[str, ...]
+    kept: tuple[str, ...]
+    left_out: Mapping[str, tuple[str, ...]]
+    embedding: str
+    vocabulary: Vocabulary
+    warnings: tuple[str, ...] = field(default=())
+
+
+def compare(rm: Checkpoint, lms: Mapping[str, Checkpoint]) -> Compatibility:
+    """How these checkpoints fit together.
+
+    Raises:
+        CheckpointMismatch: another architecture, a tensor of another shape, one that
+            is missing, or one that belongs nowhere. Names it, with both shapes.
+    """
+    model = empty_reward_model(rm.config)
+    embedding = embedding_name(model)
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    head = {name for name, _ in model.named_parameters() if _in_head(name, model)}
+    merged = [name for name in expected if name not in head]
+    _check_tensors(rm, expected, rm.name, allowed=_buffers(rm))
+    left_out, warnings = {}, []
+    for name, lm in lms.items():
+        if lm.config.model_type != rm.config.model_type:
+            raise CheckpointMismatch(
+                f"the reward model is a {rm.config.model_type} model but {name!r} is "
+                f"{lm.config.model_type}. Both must be fine-tuned from the same base model."
+            )
+        # The embedding's rows are aligned by token, so only its width must agree.
+        wanted = {key: expected[key] for key in merged}
+        extra = set(lm.tensors) - set(wanted)
+        own_head = extra & set(_empty(AutoModelForCausalLM, lm.config).state_dict())
+        allowed = own_head | _buffers(lm)
+        _check_tensors(lm, wanted, repr(name), allowed, embedding)
+        left_out[name] = tuple(sorted(allowed))
+        warnings += _differing_settings(rm, lm, name)
+    vocabulary = align(rm, lms, embedding)
+    return Compatibility(
+        merged=tuple(merged),
+        kept=tuple(sorted(head)),
+        left_out=left_out,
+        embedding=embedding,
+        vocabulary=vocabulary,
+        warnings=tuple(warnings),
+    )
+
+
+def align(rm: Checkpoint, lms: Mapping[str, Checkpoint], embedding: str) -> Vocabulary:
+    """Match the vocabularies by token string, whatever the ids.
+
+    A table padded beyond its tokenizer has rows that no token names. Those of the
+    reward model are matched by position; those that only an LM has are dropped, as
+    no text can reach them.
+    """
+    ours = rm.rows(embedding)
+    theirs = {name: lm.rows(embedding) for name, lm in lms.items()}
+    union = dict.fromkeys(ours)
+    for tokens in theirs.values():
+        named = (t for row, t in enumerate(tokens) if t != f"<row {row}>")
+        union.update(dict.fromkeys(named))
+    rows, rm_only, moved = {}, {}, {}
+    for name, tokens in theirs.items():
+        if tokens == list(union):
+            continue
+        row_of = {token: row for row, token in enumerate(tokens)}
+        rows[name] = torch.tensor([row_of.get(token, -1) for token in union])
+        rm_only[name] = tuple(t for t in ours if t not in row_of)
+        moved[name] = tuple(
+            t for row, t in enumerate(ours) if row_of.get(t, row) != row
+        )
+    return Vocabulary(len(union), rows, tuple(union)[len(ours) :], rm_only, moved)
+
+
+def aligned_tables(
+    rm: Tensor, lms: Mapping[str, Tensor], vocabulary: Vocabulary
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Embedding tables over the union of the vocabularies, so that a merge is row by row.
+
+    A token that an LM lacks gets the reward model's row, so that the merge leaves it
+    alone; one that only LMs have gets the mean of their rows in every table that
+    lacks it, so that with one such LM the merge is that LM's row at every λ.
+
+    Args:
+        rm: (V_rm, d). lms: (V_lm, d) each. Any float dtype; each keeps its own.
+    """
+    size, width = vocabulary.size, rm.shape[1]
+    if size == rm.shape[0] and not vocabulary.rows:
+        return rm, dict(lms)
+    total = torch.zeros(size, width)
+    count = torch.zeros(size, 1)
+    own = {n: vocabulary.rows.get(n, torch.arange(size)) for n in lms}
+    for name, lm in lms.items():
+        has = own[name] >= 0
+        total[has] += lm[own[name][has]].float()
+        count[has] += 1
+    filler = total / count.clamp(min=1)
+    filler[: rm.shape[0]] = rm.float()
+    tables = {}
+    for name, lm in lms.items():
+        if name not in vocabulary.rows:
+            tables[name] = lm
+            continue
+        has = own[name] >= 0
+        # Wide enough for both, so that a filled-in row is exactly the other table's.
+        tables[name] = filler.to(_widest(rm, lm))
+        tables[name][has] = lm[own[name][has]].to(tables[name].dtype)
+    return filler.to(_widest(rm, *lms.values())), tables
+
+
+def _widest(*tensors: Tensor) -> torch.dtype:
+    dtype = tensors[0].dtype
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def located(source: str, name: str) -> Path:
+    """The folder of a checkpoint: the one given, or the hub's, downloaded."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise CheckpointError(f"{name}: there is no folder {folder}.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, _, revision = source.partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"],
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{name}: {source} is neither a folder here nor a repository that could be "
+            f"had from the hub: {_line(error)}"
+        ) from None
+
+
+def empty_reward_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The reward model without weights (on the meta device)."""
+    if config.num_labels != 1:
+        raise CheckpointMismatch(
+            f"the reward model has {config.num_labels} labels; a reward model has one. "
+            "Is this a classifier?"
+        )
+    return _empty(AutoModelForSequenceClassification, config)
+
+
+def embedding_name(model: PreTrainedModel) -> str:
+    """Name of the parameter that holds the input embeddings."""
+    table = model.get_input_embeddings().weight
+    return next(name for name, p in model.named_parameters() if p is table)
+
+
+def _empty(auto_class: type, config: PretrainedConfig) -> PreTrainedModel:
+    try:
+        with torch.device("meta"):
+            return auto_class.from_config(config)
+    except ValueError as error:
+        raise CheckpointMismatch(
+            f"transformers has no {auto_class.__name__.removeprefix('AutoModelFor')} model "
+            f"of type {config.model_type}: {_line(error)}"
+        ) from None
+
+
+def _in_head(name: str, model: PreTrainedModel) -> bool:
+    return not name.startswith(model.base_model_prefix + ".")
+
+
+def _buffers(checkpoint: Checkpoint) -> set[str]:
+    """Rotary tables that old versions of transformers saved; computed anew, never merged."""
+    return {n for n in checkpoint.tensors if n.endswith(".rotary_emb.inv_freq")}
+
+
+def _check_tensors(
+    checkpoint: Checkpoint,
+    wanted: Mapping[str, tuple[int, ...]],
+    who: str,
+    allowed: set[str],
+    by_row: str | None = None,
+) -> None:
+    for name, shape in wanted.items():
+        info = checkpoint.tensors.get(name)
+        if info is None:
+            raise CheckpointMismatch(
+                f"{name} {shape} is in the reward model but missing in {who} "
+                f"({checkpoint.folder}). Both must be fine-tuned from the same base model."
+                if by_row
+                else f"{name} {shape} is missing in {who} ({checkpoint.folder})."
+            )
+        rows = 1 if name == by_row else 0
+        if info.shape[rows:] != shape[rows:]:
+            raise CheckpointMismatch(
+                f"{name} is {shape} in the reward model but {info.shape} in {who}. "
+                "Both must be fine-tuned from the same base model."
+                if by_row
+                else f"{name} is {info.shape} in {who} but its config.json asks for {shape}."
+            )
+    if unexpected := sorted(set(checkpoint.tensors) - set(wanted) - allowed):
+        info = checkpoint.tensors[unexpected[0]]
+        raise CheckpointMismatch(
+            f"{unexpected[0]} {info.shape} in {who} ({checkpoint.folder}) belongs nowhere in "
+            f"a {checkpoint.config.model_type} model"
+            + (f", nor do {len(unexpected) - 1} more." if unexpected[1:] else ".")
+        )
+
+
+def _differing_settings(rm: Checkpoint, lm: Checkpoint, name: str) -> list[str]:
+    return [
+        f"{key} is {ours!r} in the reward model but {theirs!r} in {name!r}."
+        for key in _TELLING
+        if (ours := getattr(rm.config, key, None))
+        != (theirs := getattr(lm.config, key, None))
+    ]
+
+
+def _model_types() -> set[str]:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return set(CONFIG_MAPPING_NAMES)
+
+
+def _line(error: Exception) -> str:
+    """The first line of a library's message, as one sentence."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return (text or type(error).__name__).rstrip(".") + "."

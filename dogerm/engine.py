@@ -1,0 +1,326 @@
+"""Engine: the live reward model, re-merged in place as recipes ask for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from dogerm.checkpoint import (
+    Checkpoint,
+    Compatibility,
+    aligned_tables,
+    compare,
+)
+from dogerm.errors import DeviceError
+from dogerm.family import Family
+from dogerm.merge import check_method, merge_parameter
+from dogerm.recipe import Recipe
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# Below this size a second thread costs more in waiting than it gives in work,
+# most of all when other programs want the cores too.
+ONE_THREAD_PARAMETERS = 20_000_000
+# Sources this small are held in the live dtype, so that a merge converts nothing.
+RESIDENT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids of some responses that follow shared prompts.
+
+    P prompts are padded on the left to T tokens, R responses on the right to S, so
+    that distances between real tokens are what they would be without padding.
+
+    Args:
+        prompts: (P, T) int64, or None when every sequence is whole in `responses`.
+        prompt_lengths: (P,) int64, real tokens of each prompt.
+        owner: (R,) int64, the prompt of each response.
+        responses: (R, S) int64.
+        lengths: (R,) int64, real tokens of each response, at least 1.
+    """
+
+    prompts: Tensor | None
+    prompt_lengths: Tensor | None
+    owner: Tensor | None
+    responses: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What the last merge did.
+
+    Args:
+        recipe: what the live weights now are.
+        merged, kept: parameters merged, and kept from the reward model.
+        appended: tokens that only LMs have, with their rows.
+        seconds: wall time of the merge.
+    """
+
+    recipe: Recipe
+    merged: tuple[str, ...]
+    kept: tuple[str, ...]
+    appended: tuple[str, ...]
+    seconds: float
+
+
+class Sources:
+    """The original weights of a reward model and its LMs, by parameter name.
+
+    Args:
+        rm, lms: open checkpoints.
+        fit: what `compare` found about them.
+        device, dtype: where and as what to hold the weights; None: memory-mapped files,
+            in their stored dtype.
+    """
+
+    def __init__(
+        self,
+        rm: Checkpoint,
+        lms: Mapping[str, Checkpoint],
+        fit: Compatibility,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        self.rm, self.lms, self.fit = rm, lms, fit
+        tables = {name: lm.read(fit.embedding) for name, lm in lms.items()}
+        self._table = aligned_tables(rm.read(fit.embedding), tables, fit.vocabulary)
+        self._held: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
+        if device is not None:
+            for name in fit.merged:
+                ours, theirs = self.read(name)
+                moved = {n: t.to(device, dtype) for n, t in theirs.items()}
+                self._held[name] = ours.to(device, dtype), moved
+
+    def read(self, name: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reward model's tensor and each LM's, all of one shape; not to be written to."""
+        if name in self._held:
+            return self._held[name]
+        if name == self.fit.embedding:
+            return self._table
+        return self.rm.read(name), {n: lm.read(name) for n, lm in self.lms.items()}
+
+    def merge_into(self, out: Tensor, name: str, recipe: Recipe) -> None:
+        """Write the recipe's merge of one parameter into out; kept ones are copied."""
+        if name in self.fit.kept:
+            out.copy_(self.rm.read(name))
+            return
+        rm, lms = self.read(name)
+        merge_parameter(out, rm, [lms[n] for n in recipe.shares], recipe)
+
+
+class Engine:
+    """A reward model whose live weights are those of any recipe.
+
+    Every merge starts from the original weights, so recipes leave no trace on each
+    other, and lam = 0 is the reward model bit for bit. One recipe is live at a time;
+    `using` takes the lock for as long as its rewards are needed.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        model: PreTrainedModel,
+        sources: Sources,
+        fit: Compatibility,
+    ):
+        self.family, self.model, self.sources, self.fit = family, model, sources, fit
+        self.tokenizer = sources.rm.tokenizer
+        self.parameters = dict(model.named_parameters())
+        self.report: MergeReport | None = None
+        self._lock = threading.RLock()
+
+    @classmethod
+    def load(
+        cls, family: Family, device: str = "auto", dtype: str | None = None
+    ) -> Engine:
+        """The family's reward model, live on a device, ready to be merged.
+
+        Args:
+            device: auto, cpu, cuda or cuda:N.
+            dtype: float32, bfloat16, float16; None: the family's, else the stored
+                16-bit one on a GPU and float32 on a CPU.
+
+        Raises:
+            CheckpointError, CheckpointMismatch: see `Checkpoint` and `compare`.
+            DeviceError: no such device, or too little memory on it.
+        """
+        place = _device(device)
+        rm = Checkpoint(family.rm, "the reward model")
+        lms = {name: Checkpoint(source, name) for name, source in family.lms.items()}
+        fit = compare(rm, lms)
+        precision = _dtype(dtype or family.dtype, rm.dtype, place)
+        with _memory_errors(place):
+            model = AutoModelForSequenceClassification.from_pretrained(
+                rm.folder, dtype=precision, trust_remote_code=False
+            )
+            if fit.vocabulary.size != model.get_input_embeddings().num_embeddings:
+                model.resize_token_embeddings(fit.vocabulary.size, mean_resizing=False)
+            model.requires_grad_(False).eval().to(place)
+            needed = sum(source.nbytes for source in (rm, *lms.values()))
+            if _worth_holding(needed, place):
+                sources = Sources(rm, lms, fit, place, precision)
+            else:
+                sources = Sources(rm, lms, fit)
+        engine = cls(family, model, sources, fit)
+        if place.type == "cpu" and engine.size < ONE_THREAD_PARAMETERS:
+            torch.set_num_threads(1)
+        engine.apply(family.recipe(lam=0))
+        return engine
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What the live weights are; None while, or after, a merge that failed."""
+        return self.report.recipe if self.report else None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.parameters.values())
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest conversation that is read, in tokens."""
+        own = self.model.config.max_position_embeddings
+        return min(own, self.family.max_tokens or own)
+
+    @contextmanager
+    def using(self, recipe: Recipe) -> Iterator[Engine]:
+        """The engine with the recipe's weights live, for this thread alone."""
+        with self._lock:
+            self.apply(recipe)
+            yield self
+
+    def apply(self, recipe: Recipe) -> MergeReport:
+        """Make the recipe's weights live, unless they are already.
+
+        Raises:
+            RecipeError: the method or a share's LM is not known. Nothing is touched then.
+        """
+        check_method(recipe)
+        self.family.recipe(shares=recipe.shares)  # names an LM that is not there
+        with self._lock:
+            if self.report and recipe == self.report.recipe:
+                return self.report
+            self.report = None  # a merge cut short must not pass for a finished one
+            started = time.perf_counter()
+            with torch.no_grad(), _memory_errors(self.device):
+                for name, parameter in self.parameters.items():
+                    self.sources.merge_into(parameter, name, recipe)
+            self.report = MergeReport(
+                recipe,
+                self.fit.merged,
+                self.fit.kept,
+                self.fit.vocabulary.appended,
+                time.perf_counter() - started,
+            )
+            return self.report
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> Tensor:
+        """Reward of each response at its last real token: (R,) float32 on the CPU.
+
+        Only differences between rewards under one recipe mean anything; the zero
+        point moves with λ. The head's product is taken in float32, so that 16-bit
+        weights do not make ties of near rewards.
+        """
+        backbone = getattr(self.model, self.model.base_model_prefix)
+        device = self.device
+        ids, lengths = batch.responses.to(device), batch.lengths.to(device)
+        steps = torch.arange(ids.shape[1], device=device)
+        mask = (steps < lengths[:, None]).long()  # (R, S)
+        positions = steps.expand_as(ids)
+        cache = None
+        with _memory_errors(device):
+            if batch.prompts is not None:
+                prompts = batch.prompts.to(device)
+                known, owner = batch.prompt_lengths.to(device), batch.owner.to(device)
+                width = torch.arange(prompts.shape[1], device=device)
+                seen = (width >= prompts.shape[1] - known[:, None]).long()  # (P, T)
+                cache = backbone(
+                    input_ids=prompts,
+                    attention_mask=seen,
+                    position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+                    use_cache=True,
+                ).past_key_values
+                cache.batch_select_indices(owner)
+                mask = torch.cat([seen[owner], mask], dim=1)  # (R, T + S)
+                positions = positions + known[owner][:, None]
+            hidden = backbone(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            ).last_hidden_state  # (R, S, d)
+        last = hidden[torch.arange(len(ids), device=device), lengths - 1].float()
+        head = self.model.score
+        bias = head.bias.float() if head.bias is not None else None
+        return F.linear(last, head.weight.float(), bias).squeeze(-1).cpu()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(
+            f"{name!r} is not a device; use auto, cpu, cuda or cuda:N."
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("no CUDA GPU is usable here; use --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"there is no {name}; this machine has {torch.cuda.device_count()} GPU(s)."
+        )
+    return device
+
+
+def _dtype(name: str | None, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    if name is not None:
+        if name not in DTYPES:
+            raise DeviceError(f"{name!r} is not a dtype; use {', '.join(DTYPES)}.")
+        return DTYPES[name]
+    if device.type == "cpu":
+        return torch.float32
+    return stored if stored.itemsize == 2 else torch.bfloat16
+
+
+def _worth_holding(nbytes: int, device: torch.device) -> bool:
+    """Whether the sources are held on the device rather than read from mapped files."""
+    if device.type == "cpu":
+        return nbytes <= RESIDENT_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return nbytes < 0.8 * free  # the rest is for activations
+
+
+@contextmanager
+def _memory_errors(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise DeviceError(
+            f"{device} has too little free memory. Close other programs on it, "
+            "use fewer or shorter responses, or load with --dtype bfloat16."
+        ) from None

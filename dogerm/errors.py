@@ -1,0 +1,33 @@
+"""What can go wrong, said for people: every message names what was found, where, and what to do next."""
+
+
+class DogermError(Exception):
+    """Base of all errors that are shown to a user as one sentence, without a traceback."""
+
+
+class RecipeError(DogermError):
+    """A recipe that cannot be meant: λ outside [0, 1], shares that are all zero, an unknown method."""
+
+
+class FamilyError(DogermError):
+    """A family that is not there or whose file cannot be read."""
+
+
+class CheckpointError(DogermError):
+    """A checkpoint that is missing, truncated or of a kind that is not read."""
+
+
+class CheckpointMismatch(CheckpointError):
+    """Two checkpoints that were not fine-tuned from the same base, or do not look like it."""
+
+
+class DeviceError(DogermError):
+    """A device that is not there, or that has run out of memory."""
+
+
+class InputError(DogermError):
+    """Text or rows that cannot be scored as they are."""
+
+
+class TooLong(InputError):
+    """A conversation with more tokens than the model reads."""

@@ -1,0 +1,258 @@
+"""From conversations to rewards: template, tokens, shared prompts, batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from dogerm.engine import Batch, Engine
+from dogerm.errors import CheckpointError, InputError, TooLong
+from dogerm.recipe import Recipe
+
+Prompt = str | Sequence[Mapping[str, str]]  # an instruction, or chat messages
+Group = tuple[Prompt, Sequence[str]]  # a prompt with the responses to it
+WhenTooLong = Literal["error", "skip", "cut"]
+
+# Padded tokens in one forward pass.
+BATCH_TOKENS = {"cpu": 8192, "cuda": 32768}
+# Prompt tokens that must be saved for a pass of its own to pay.
+WORTH_SHARING = 32
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The token ids of a prompt's responses, ready to be scored under any recipe.
+
+    Args:
+        sequences: whole conversations, one per response, each ending at the token
+            where its reward is read.
+        shared: how many leading tokens all of them have in common and are computed once.
+        cut: per response, how many tokens were cut off on the left.
+    """
+
+    sequences: tuple[tuple[int, ...], ...]
+    shared: int
+    cut: tuple[int, ...]
+
+
+def letter(index: int) -> str:
+    """Name of a response for people: A, B, …, Z, then 27, 28, …"""
+    return chr(ord("A") + index) if index < 26 else str(index + 1)
+
+
+def tokenise(
+    engine: Engine,
+    prompt: Prompt,
+    responses: Sequence[str],
+    too_long: WhenTooLong = "error",
+) -> Tokens:
+    """Token ids of prompt + each response, in the family's chat template.
+
+    Raises:
+        InputError: an empty prompt or response, or text that is not valid Unicode.
+        TooLong: a conversation has more tokens than the model reads, and too_long is
+            not "cut". With "cut" the beginning is dropped.
+    """
+    messages = _messages(engine, prompt)
+    sequences, cut = [], []
+    limit = engine.max_tokens
+    for index, response in enumerate(responses):
+        who = f"response {letter(index)}"
+        _check_text(response, who)
+        turn = {"role": "assistant", "content": response}
+        ids = _encode(engine, [*messages, turn])
+        if len(ids) > limit and too_long != "cut":
+            raise TooLong(
+                f"{who} has {len(ids)} tokens together with its prompt; "
+                f"this model reads at most {limit}. Shorten the text."
+            )
+        cut.append(max(0, len(ids) - limit))
+        sequences.append(tuple(ids[-limit:]))
+    return Tokens(tuple(sequences), _shared(sequences), tuple(cut))
+
+
+def rewards(
+    engine: Engine,
+    recipe: Recipe,
+    items: Sequence[Tokens],
+    on_progress: Callable[[int], None] | None = None,
+) -> list[list[float]]:
+    """Reward of every response of every item under one recipe, in the order given.
+
+    on_progress is called with the number of responses done since the last call.
+
+    Raises:
+        InputError: a reward is not a number; the weights hold NaN or infinity.
+    """
+    found: list[list[float]] = [[math.nan] * len(item.sequences) for item in items]
+    with engine.using(recipe):
+        for batch, places in _batches(items, BATCH_TOKENS[engine.device.type]):
+            for (item, response), reward in zip(places, engine.forward(batch).tolist()):
+                found[item][response] = reward
+            if on_progress:
+                on_progress(len(places))
+    if not all(math.isfinite(reward) for row in found for reward in row):
+        raise InputError(
+            f"a reward under {recipe} is not a finite number; the weights of "
+            f"{engine.family.name!r} probably hold NaN or infinity, or overflow in "
+            f"{engine.dtype}: try --dtype float32."
+        )
+    return found
+
+
+def score(
+    engine: Engine,
+    recipe: Recipe,
+    groups: Sequence[Group],
+    too_long: WhenTooLong = "error",
+) -> list[list[float]]:
+    """Reward of every response in every (prompt, responses) group: float32 values.
+
+    A reward does not depend on what else is scored with it (to 1e-5 in float32).
+    """
+    items = [tokenise(engine, prompt, texts, too_long) for prompt, texts in groups]
+    return rewards(engine, recipe, items)
+
+
+def _messages(engine: Engine, prompt: Prompt) -> list[dict[str, str]]:
+    if isinstance(prompt, str):
+        _check_text(prompt, "the instruction")
+        messages = [{"role": "user", "content": prompt}]
+    else:
+        messages = [_checked_message(message) for message in prompt]
+        if not messages:
+            raise InputError("the prompt has no messages. Give at least one.")
+    system = engine.family.system
+    if system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _checked_message(message: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+        raise InputError(
+            f"a chat message needs the keys role and content, got {message!r:.80}."
+        )
+    _check_text(message["content"], f"the {message['role']} message")
+    return {"role": message["role"], "content": message["content"]}
+
+
+def _check_text(text: str, who: str) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"{who} must be text, got {text!r:.80}.")
+    if not text.strip():
+        raise InputError(f"{who} is empty. Write something in it.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{who} is not valid Unicode at character {error.start + 1}."
+        ) from None
+
+
+def _encode(engine: Engine, messages: list[dict[str, str]]) -> list[int]:
+    tokenizer = engine.tokenizer
+    template = engine.family.template or tokenizer.chat_template
+    if not template:
+        raise CheckpointError(
+            f"the tokenizer of {engine.family.name!r} has no chat template. "
+            "Set `template` in the family file."
+        )
+    text = tokenizer.apply_chat_template(
+        messages, chat_template=template, tokenize=False
+    )
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _shared(sequences: Sequence[Sequence[int]]) -> int:
+    """Leading tokens worth computing once. Found on the ids, so it holds for any template.
+
+    Every response keeps at least one token of its own, where its reward is read.
+    """
+    if len(sequences) < 2:
+        return 0
+    common = min(len(sequence) for sequence in sequences) - 1
+    first = sequences[0]
+    for other in sequences[1:]:
+        common = next((i for i in range(common) if first[i] != other[i]), common)
+    return common if common * (len(sequences) - 1) >= WORTH_SHARING else 0
+
+
+@dataclass
+class _Part:
+    """Some responses of one item: as many as a batch holds."""
+
+    item: int
+    shared: int
+    places: range
+
+    def lengths(self, items: Sequence[Tokens]) -> list[int]:
+        """Tokens of each response beyond the shared ones."""
+        texts = items[self.item].sequences
+        return [len(texts[place]) - self.shared for place in self.places]
+
+
+def _batches(
+    items: Sequence[Tokens], budget: int
+) -> Iterator[tuple[Batch, list[tuple[int, int]]]]:
+    """Batches of at most `budget` padded tokens (or one response, if it alone is longer).
+
+    Parts of like length come together, so that little is padding. Yields each batch
+    with the (item, response) that every row of it is.
+    """
+    parts = [part for i, item in enumerate(items) for part in _parts(i, item, budget)]
+    longest = {id(part): max(part.lengths(items)) for part in parts}
+    parts.sort(key=lambda part: (part.shared, longest[id(part)]))
+    pending: list[_Part] = []
+    rows = width = 0
+    for part in parts:
+        rows += len(part.places)
+        width = max(width, longest[id(part)])
+        # Sorted, so this part's prompt is the longest of the batch.
+        cost = (len(pending) + 1) * part.shared + rows * width
+        mixed = pending and bool(pending[0].shared) != bool(part.shared)
+        if pending and (cost > budget or mixed):
+            yield _batch(items, pending)
+            pending, rows, width = [], len(part.places), longest[id(part)]
+        pending.append(part)
+    if pending:
+        yield _batch(items, pending)
+
+
+def _parts(index: int, item: Tokens, budget: int) -> Iterator[_Part]:
+    count = len(item.sequences)
+    longest = max(len(sequence) for sequence in item.sequences) - item.shared
+    step = max(1, (budget - item.shared) // longest)
+    for start in range(0, count, step):
+        yield _Part(index, item.shared, range(start, min(start + step, count)))
+
+
+def _batch(
+    items: Sequence[Tokens], parts: Sequence[_Part]
+) -> tuple[Batch, list[tuple[int, int]]]:
+    places = [(part.item, place) for part in parts for place in part.places]
+    own = [items[i].sequences[j][items[i].shared :] for i, j in places]
+    responses, lengths = _padded(own)
+    if not parts[0].shared:
+        return Batch(None, None, None, responses, lengths), places
+    prompts, known = _padded(
+        [items[part.item].sequences[0][: part.shared] for part in parts], left=True
+    )
+    owner = [slot for slot, part in enumerate(parts) for _ in part.places]
+    return Batch(prompts, known, torch.tensor(owner), responses, lengths), places
+
+
+def _padded(
+    sequences: Sequence[Sequence[int]], left: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, longest) int64 ids, 0 where there is none (masked later), and (N,) lengths."""
+    lengths = [len(sequence) for sequence in sequences]
+    table = torch.zeros(len(sequences), max(lengths), dtype=torch.int64)
+    for row, ids, length in zip(table, sequences, lengths):
+        start = len(row) - length if left else 0
+        row[start : start + length] = torch.tensor(ids)
+    return table, torch.tensor(lengths)

@@ -1,0 +1,131 @@
+"""Sweeps over λ: the rewards of some responses along a grid, and where their ranking flips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dogerm.engine import Engine
+from dogerm.errors import InputError
+from dogerm.recipe import Recipe, checked_grid
+from dogerm.scoring import Prompt, Tokens, rewards, tokenise
+
+GRID = tuple(round(i / 20, 2) for i in range(21))  # the paper's: 0 to 1 by 0.05
+RESOLUTION = 0.005  # of λ at a flip
+MAX_FLIP_MERGES = 200  # responses of near-equal reward could flip without end
+
+
+@dataclass(frozen=True)
+class Flip:
+    """The top response changes from `before` to `after` (indices) at λ = lam."""
+
+    lam: float
+    before: int
+    after: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"lam": self.lam, "before": self.before, "after": self.after}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Rewards of a prompt's responses over λ.
+
+    Args:
+        lams: ascending.
+        rewards: a row per λ, a reward per response.
+        flips: where the top response changes, ascending.
+        recipe: shares, method and options of every point; its own λ says nothing.
+    """
+
+    lams: tuple[float, ...]
+    rewards: tuple[tuple[float, ...], ...]
+    flips: tuple[Flip, ...]
+    recipe: Recipe
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "lams": list(self.lams),
+            "rewards": [list(row) for row in self.rewards],
+            "flips": [flip.to_json() for flip in self.flips],
+            "ties": [
+                {"lam": lam, "responses": tied}
+                for lam, row in zip(self.lams, self.rewards)
+                if len(tied := top(row)) > 1
+            ],
+        }
+
+
+def top(row: Sequence[float]) -> list[int]:
+    """Indices of the highest reward: several when they are exactly equal, a tie."""
+    return [index for index, reward in enumerate(row) if reward == max(row)]
+
+
+def curve(
+    engine: Engine,
+    prompt: Prompt,
+    responses: Sequence[str],
+    shares: Mapping[str, float] | None = None,
+    lams: Sequence[float] | None = None,
+    method: str = "linear",
+    options: Mapping[str, Any] | None = None,
+) -> Curve:
+    """Rewards at every λ of a grid (0 to 1 by 0.05), and every flip to within 0.005.
+
+    A flip between two grid points is found by halving with real merges, and given as
+    the middle of the last interval.
+
+    Raises:
+        InputError: fewer than two responses, or a text that cannot be scored.
+        RecipeError: a grid of fewer than two points, or a recipe that cannot be meant.
+    """
+    if len(responses) < 2:
+        raise InputError(f"a comparison needs two responses, got {len(responses)}.")
+    grid = checked_grid(list(GRID if lams is None else lams))
+    recipe = engine.family.recipe(grid[0], shares, method, options)
+    tokens = tokenise(engine, prompt, responses)
+
+    def at(lam: float) -> tuple[float, ...]:
+        return tuple(rewards(engine, recipe.with_lam(lam), [tokens])[0])
+
+    rows = [at(lam) for lam in grid]
+    return Curve(tuple(grid), tuple(rows), tuple(_flips(grid, rows, at)), recipe)
+
+
+def sweep(
+    engine: Engine,
+    recipes: Sequence[Recipe],
+    items: Sequence[Tokens],
+    on_progress: Callable[[int], None] | None = None,
+) -> list[list[list[float]]]:
+    """Rewards of the same tokenised items under each recipe in turn."""
+    return [rewards(engine, recipe, items, on_progress) for recipe in recipes]
+
+
+def _flips(
+    lams: Sequence[float],
+    rows: Sequence[Sequence[float]],
+    at: Callable[[float], Sequence[float]],
+) -> list[Flip]:
+    flips: list[Flip] = []
+    leader = top(rows[0])[0]
+    merges = 0
+
+    def between(low: float, high: float, high_row: Sequence[float]) -> None:
+        nonlocal leader, merges
+        if leader in top(high_row):  # a tie is no flip: the leader still leads
+            return
+        if high - low <= RESOLUTION or merges >= MAX_FLIP_MERGES:
+            after = top(high_row)[0]
+            flips.append(Flip(round((low + high) / 2, 4), leader, after))
+            leader = after
+            return
+        middle = (low + high) / 2
+        merges += 1
+        between(low, middle, at(middle))
+        between(middle, high, high_row)
+
+    for low, high, row in zip(lams, lams[1:], rows[1:]):
+        between(low, high, row)
+    return flips
