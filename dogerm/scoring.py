@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -88,20 +89,27 @@ def rewards(
     Raises:
         InputError: a reward is not a number; the weights hold NaN or infinity.
     """
-    found: list[list[float]] = [[math.nan] * len(item.sequences) for item in items]
+    # Equal texts are scored once, so that they tie exactly wherever they stand in a batch.
+    counts = [Counter(item.sequences) for item in items]
+    distinct = [
+        replace(item, sequences=tuple(texts)) for item, texts in zip(items, counts)
+    ]
+    found = [dict.fromkeys(texts, math.nan) for texts in counts]
     with engine.using(recipe):
-        for batch, places in _batches(items, BATCH_TOKENS[engine.device.type]):
-            for (item, response), reward in zip(places, engine.forward(batch).tolist()):
-                found[item][response] = reward
+        for batch, places in _batches(distinct, BATCH_TOKENS[engine.device.type]):
+            done = [(i, distinct[i].sequences[j]) for i, j in places]
+            for (i, text), reward in zip(done, engine.forward(batch).tolist()):
+                found[i][text] = reward
             if on_progress:
-                on_progress(len(places))
-    if not all(math.isfinite(reward) for row in found for reward in row):
+                on_progress(sum(counts[i][text] for i, text in done))
+    table = [[row[text] for text in item.sequences] for row, item in zip(found, items)]
+    if not all(math.isfinite(reward) for row in table for reward in row):
         raise InputError(
             f"a reward under {recipe} is not a finite number; the weights of "
             f"{engine.family.name!r} probably hold NaN or infinity, or overflow in "
             f"{engine.dtype}: try --dtype float32."
         )
-    return found
+    return table
 
 
 def score(

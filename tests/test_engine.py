@@ -78,9 +78,7 @@ def test_engine_agrees_with_a_plain_dictionary_merge(engine, folders, lam):
 def test_sixteen_bit_merges_are_within_rounding_of_float64(
     family, folders, dtype, unit
 ):
-    engine = Engine.load(
-        family, device="cpu", dtype=str(dtype).removeprefix("torch.")
-    )
+    engine = Engine.load(family, device="cpu", dtype=str(dtype).removeprefix("torch."))
     engine.apply(Recipe(0.6, {"math": 0.5, "code": 0.5}))
     rm, math, code = (weights(folders[n]) for n in ("rm", "plain", "padded"))
     for name, parameter in engine.model.named_parameters():
@@ -268,5 +266,8 @@ def test_gpu_merges_as_the_cpu_does(family, dtype):
     for name, parameter in cpu.items():
         # One unit in the last place: the two may order float32 operations differently.
         torch.testing.assert_close(
-            gpu[name].cpu(), parameter, rtol=2 * torch.finfo(parameter.dtype).eps, atol=1e-6
+            gpu[name].cpu(),
+            parameter,
+            rtol=2 * torch.finfo(parameter.dtype).eps,
+            atol=1e-6,
         )

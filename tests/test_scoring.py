@@ -1,0 +1,217 @@
+"""Rewards against transformers' own, one conversation at a time."""
+
+import random
+import threading
+
+import pytest
+import torch
+from conftest import byte_tokenizer, llama_config
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from dogerm.engine import Engine
+from dogerm.errors import InputError, TooLong
+from dogerm.family import Family
+from dogerm.recipe import Recipe
+from dogerm.scoring import BATCH_TOKENS, letter, rewards, score, tokenise
+
+BASE = Recipe(0, {"math": 1})
+PROMPT = "What is the capital of France, and why do you think so?"
+ANSWERS = ["Paris.", "Lyon, I think, as it is on two rivers.", "北京 🙂", "P"]
+# Padding changes the order of float32 sums: the issue's tolerance for a reward.
+CLOSE = 1e-5
+
+
+def plain_reward(folder, prompt: str, response: str) -> float:
+    """What transformers itself gives a single conversation."""
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = tokenizer.apply_chat_template(
+        [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": response},
+        ],
+        tokenize=False,
+    )
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    with torch.no_grad():
+        return model(ids).logits[0, 0].item()
+
+
+def test_rewards_equal_transformers_own_on_single_inputs(engine, folders):
+    found = score(engine, BASE, [(PROMPT, ANSWERS), ("Hi", ["Hello", "Go away"])])
+    wanted = [plain_reward(folders["rm"], PROMPT, answer) for answer in ANSWERS]
+    assert found[0] == pytest.approx(wanted, abs=CLOSE)
+    wanted = [
+        plain_reward(folders["rm"], "Hi", answer) for answer in ("Hello", "Go away")
+    ]
+    assert found[1] == pytest.approx(wanted, abs=CLOSE)
+
+
+def test_reward_ignores_order_padding_and_batch_neighbours(engine, monkeypatch):
+    draw = random.Random(0)
+    groups = [
+        ("p" * draw.randint(1, 60), ["r" * draw.randint(1, 90) for _ in range(n)])
+        for n in (1, 2, 3, 5, 2, 1)
+    ]
+    recipe = Recipe(0.4, {"math": 1, "code": 1})
+    together = score(engine, recipe, groups)
+    for budget in (1, 200, 1000):
+        monkeypatch.setitem(BATCH_TOKENS, "cpu", budget)
+        shuffled = list(range(len(groups)))
+        draw.shuffle(shuffled)
+        again = score(engine, recipe, [groups[i] for i in shuffled])
+        for index, found in zip(shuffled, again):
+            assert found == pytest.approx(together[index], abs=CLOSE)
+    for (prompt, responses), row in zip(groups, together):
+        alone = [score(engine, recipe, [(prompt, [r])])[0][0] for r in responses]
+        assert alone == pytest.approx(row, abs=CLOSE)
+
+
+def test_shared_prompts_are_computed_once(engine, monkeypatch):
+    seen = []
+    forward = engine.forward
+    monkeypatch.setattr(
+        engine, "forward", lambda batch: seen.append(batch) or forward(batch)
+    )
+    score(engine, BASE, [(PROMPT, ANSWERS)])
+    (batch,) = seen
+    assert batch.prompts.shape[0] == 1
+    # Nothing of the prompt is left in the responses: <|assistant|> ends the shared part.
+    texts = [
+        engine.tokenizer.decode(row[:n])
+        for row, n in zip(batch.responses, batch.lengths)
+    ]
+    assert texts[0].replace(" ", "").startswith("Paris.")
+
+
+def test_swapping_the_answers_negates_the_margin(engine):
+    recipe = Recipe(0.6, {"math": 1})
+    (a, b), (c, d) = score(
+        engine, recipe, [(PROMPT, ANSWERS[:2]), (PROMPT, ANSWERS[1::-1])]
+    )
+    assert a - b == pytest.approx(-(c - d), abs=CLOSE)
+
+
+def test_reward_is_read_at_the_last_token_even_when_pad_is_eos(tmp_path, folders):
+    """Like the paper's reward model: pad_token_id == eos_token_id, and the text holds both."""
+    from transformers import LlamaForSequenceClassification
+
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    tokenizer.pad_token = "</s>"
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", " </s>")
+    config = llama_config(len(tokenizer), num_labels=1)
+    config.pad_token_id = 2
+    model = LlamaForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    engine = Engine.load(
+        Family.of(tmp_path, {"math": folders["plain"]}), device="cpu", dtype="float32"
+    )
+    ids = tokenise(engine, "Hi", ["Hello"]).sequences[0]
+    assert ids[-1] == 2
+    with torch.no_grad():
+        hidden = model.model(torch.tensor([ids])).last_hidden_state[0, -1]
+        wanted = model.score(hidden).item()
+    assert score(engine, BASE, [("Hi", ["Hello", "x" * 50])])[0][0] == pytest.approx(
+        wanted, abs=CLOSE
+    )
+
+
+def test_too_long_gives_the_lengths_or_cuts_the_left_and_says_so(engine, folders):
+    with pytest.raises(TooLong, match=r"response B has 3\d\d tokens .* at most 256"):
+        tokenise(engine, "Hi", ["ok", "x" * 300])
+    cut = tokenise(engine, "Hi", ["ok", "x" * 300], too_long="cut")
+    assert len(cut.sequences[1]) == 256 and cut.cut[0] == 0 and cut.cut[1] > 40
+    whole = tokenise(engine, "Hi", ["ok"]).sequences[0]
+    assert cut.sequences[1][-1] == whole[-1]  # the end, where the reward is read, stays
+    assert rewards(engine, BASE, [cut])[0][0] == pytest.approx(
+        plain_reward(folders["rm"], "Hi", "ok"), abs=CLOSE
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "responses", "words"),
+    [
+        ("", ["a", "b"], "the instruction is empty"),
+        ("Hi", ["a", "  \n"], "response B is empty"),
+        ("Hi", ["a", 3], "response B must be text"),
+        (
+            "Hi \ud800",
+            ["a", "b"],
+            "the instruction is not valid Unicode at character 4",
+        ),
+        ([], ["a"], "no messages"),
+        ([{"role": "user"}], ["a"], "role and content"),
+    ],
+)
+def test_text_that_cannot_be_scored_is_named(engine, prompt, responses, words):
+    with pytest.raises(InputError, match=words):
+        score(engine, BASE, [(prompt, responses)])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\x00\x01\x1b[31m",
+        "🙂👩‍👩‍👧",
+        "مرحبا \u202e",
+        "<script>alert(1)</script>",
+        "{{ 7*7 }}",
+    ],
+)
+def test_any_valid_text_gets_a_reward(engine, folders, text):
+    found = score(engine, BASE, [("Hi", [text, "ok"])])[0][0]
+    assert found == pytest.approx(plain_reward(folders["rm"], "Hi", text), abs=CLOSE)
+
+
+def test_chat_messages_and_a_system_prompt_reach_the_template(family, engine):
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Bye"},
+    ]
+    ids = tokenise(engine, messages, ["Bye bye"]).sequences[0]
+    text = engine.tokenizer.decode(ids).replace(" ", "")
+    assert text.endswith("<|user|>Bye<|assistant|>Byebye<|end|>")
+    assert text.count("<|assistant|>") == 2
+
+
+def test_weights_that_are_not_numbers_are_said(family):
+    engine = Engine.load(family, device="cpu", dtype="float32")
+    with engine.using(BASE), torch.no_grad():
+        engine.model.score.weight.fill_(float("nan"))
+        with pytest.raises(InputError, match="not a finite number"):
+            score(engine, BASE, [("Hi", ["a", "b"])])
+
+
+def test_letters_name_responses():
+    assert [letter(i) for i in (0, 7, 25, 26)] == ["A", "H", "Z", "27"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("bfloat16", 0.02), ("float16", 0.003)]
+)
+def test_sixteen_bit_rewards_are_near_float32(family, engine, dtype, tolerance):
+    """Measured on this fixture: rewards of size 0.1 differ by 0.004 and 0.0005."""
+    recipe = Recipe(0.5, {"math": 1})
+    half = Engine.load(family, device="cpu", dtype=dtype)
+    wanted = score(engine, recipe, [(PROMPT, ANSWERS)])[0]
+    found = score(half, recipe, [(PROMPT, ANSWERS)])[0]
+    assert found == pytest.approx(wanted, abs=tolerance)
+    assert found != wanted
+
+
+def test_a_long_scoring_run_lets_others_in_between_recipes(engine):
+    """The lock is held per recipe, not per sweep: a second visitor is not starved."""
+    done = threading.Event()
+    threading.Thread(
+        target=lambda: (score(engine, BASE, [("Hi", ["a", "b"])]), done.set())
+    ).start()
+    for step in range(200):
+        score(engine, Recipe(0.5 + step / 1000, {"math": 1}), [("Hi", ["a", "b"])])
+        if done.is_set():
+            return
+    pytest.fail("the other thread never got the engine")

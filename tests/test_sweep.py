@@ -1,0 +1,96 @@
+"""Curves, flips and ties."""
+
+import pytest
+
+from dogerm import sweep as module
+from dogerm.errors import InputError, RecipeError
+from dogerm.recipe import Recipe
+from dogerm.scoring import score
+from dogerm.sweep import GRID, Flip, _flips, curve, top
+
+PROMPT, ANSWERS = "Name a prime.", ["7", "Nine is one", "eleven!", "I will not"]
+
+
+def test_a_curve_is_the_scores_at_each_lambda(engine):
+    found = curve(engine, PROMPT, ANSWERS, {"math": 1}, [0, 0.3, 1])
+    for lam, row in zip(found.lams, found.rewards):
+        wanted = score(engine, Recipe(lam, {"math": 1}), [(PROMPT, ANSWERS)])[0]
+        assert list(row) == pytest.approx(wanted, abs=1e-5)
+    assert (
+        curve(engine, PROMPT, ANSWERS).lams
+        == GRID
+        == tuple(round(0.05 * i, 2) for i in range(21))
+    )
+
+
+def test_the_default_shares_are_the_familys(engine):
+    assert dict(curve(engine, PROMPT, ANSWERS).recipe.shares) == {
+        "math": 0.5,
+        "code": 0.5,
+    }
+
+
+@pytest.mark.parametrize("crossings", [[0.4237], [0.11, 0.12], [0.03, 0.5, 0.961]])
+def test_flips_are_found_where_the_lines_cross(crossings):
+    """Two lines whose order changes at known places, between grid points or not."""
+
+    def at(lam):
+        sign = 1.0
+        for crossing in crossings:
+            sign *= crossing - lam
+        return (sign, 0.0)
+
+    flips = _flips(GRID, [at(lam) for lam in GRID], at)
+    if crossings == [0.11, 0.12]:  # both between two grid points: neither end sees them
+        assert flips == []
+        return
+    assert [flip.lam for flip in flips] == pytest.approx(crossings, abs=0.005)
+    order = [0, 1] * 2
+    assert [(f.before, f.after) for f in flips] == [
+        (order[i], order[i + 1]) for i in range(len(crossings))
+    ]
+
+
+def test_a_third_response_between_two_grid_points_is_not_lost():
+    def at(lam):
+        return (0.44 - lam, lam - 0.46, 0.01 - abs(lam - 0.45) / 2)
+
+    flips = _flips([0.0, 0.4, 0.5, 1.0], [at(x) for x in (0.0, 0.4, 0.5, 1.0)], at)
+    assert [(f.before, f.after) for f in flips] == [(0, 2), (2, 1)]
+
+
+def test_an_exact_tie_is_named_and_is_no_flip(engine):
+    found = curve(engine, PROMPT, ["7", "7", "Nine is one"], {"math": 1}, [0, 0.5, 1])
+    data = found.to_json()
+    assert all({f["before"], f["after"]} != {0, 1} for f in data["flips"])
+    best = [top(row) for row in found.rewards]
+    assert all(tied in ([0, 1], [2]) for tied in best)
+    assert [tie["lam"] for tie in data["ties"]] == [
+        lam for lam, tied in zip(found.lams, best) if len(tied) > 1
+    ]
+
+
+def test_a_tie_at_a_grid_point_gives_one_flip_not_two():
+    rows = [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
+    flips = _flips([0, 0.5, 1], rows, lambda lam: (1 - lam, lam))
+    assert flips == [Flip(pytest.approx(0.5, abs=0.005), 0, 1)]
+
+
+def test_the_number_of_extra_merges_is_bounded():
+    calls = []
+
+    def at(lam):
+        calls.append(lam)
+        return (len(calls) % 2, 0.5)
+
+    module._flips(GRID, [(i % 2, 0.5) for i in range(21)], at)
+    assert len(calls) <= module.MAX_FLIP_MERGES
+
+
+def test_what_cannot_be_compared_is_refused(engine):
+    with pytest.raises(InputError, match="two responses, got 1"):
+        curve(engine, PROMPT, ["7"])
+    with pytest.raises(RecipeError, match="at least two points"):
+        curve(engine, PROMPT, ANSWERS, lams=[0.5, 0.5])
+    with pytest.raises(RecipeError, match=r"between 0 and 1, got 1\.5"):
+        curve(engine, PROMPT, ANSWERS, lams=[0, 1.5])
