@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from jinja2 import TemplateError
 
 from dogerm.engine import Batch, Engine
 from dogerm.errors import CheckpointError, InputError, TooLong
@@ -58,12 +59,15 @@ def tokenise(
         TooLong: a conversation has more tokens than the model reads, and too_long is
             not "cut". With "cut" the beginning is dropped.
     """
-    messages = _messages(engine, prompt)
+    messages = chat_messages(prompt)
+    system = engine.family.system
+    if system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
     sequences, cut = [], []
     limit = engine.max_tokens
     for index, response in enumerate(responses):
         who = f"response {letter(index)}"
-        _check_text(response, who)
+        check_text(response, who)
         turn = {"role": "assistant", "content": response}
         ids = _encode(engine, [*messages, turn])
         if len(ids) > limit and too_long != "cut":
@@ -126,30 +130,8 @@ def score(
     return rewards(engine, recipe, items)
 
 
-def _messages(engine: Engine, prompt: Prompt) -> list[dict[str, str]]:
-    if isinstance(prompt, str):
-        _check_text(prompt, "the instruction")
-        messages = [{"role": "user", "content": prompt}]
-    else:
-        messages = [_checked_message(message) for message in prompt]
-        if not messages:
-            raise InputError("the prompt has no messages. Give at least one.")
-    system = engine.family.system
-    if system and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system})
-    return messages
-
-
-def _checked_message(message: Mapping[str, str]) -> dict[str, str]:
-    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-        raise InputError(
-            f"a chat message needs the keys role and content, got {message!r:.80}."
-        )
-    _check_text(message["content"], f"the {message['role']} message")
-    return {"role": message["role"], "content": message["content"]}
-
-
-def _check_text(text: str, who: str) -> None:
+def check_text(text: str, who: str) -> None:
+    """InputError, which calls the text `who`, unless it is text with something in it."""
     if not isinstance(text, str):
         raise InputError(f"{who} must be text, got {text!r:.80}.")
     if not text.strip():
@@ -162,6 +144,29 @@ def _check_text(text: str, who: str) -> None:
         ) from None
 
 
+def chat_messages(prompt: Prompt) -> list[dict[str, str]]:
+    """The prompt as chat messages; InputError when it is not text or such messages."""
+    if isinstance(prompt, str):
+        check_text(prompt, "the instruction")
+        return [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, Sequence):
+        raise InputError(
+            f"the prompt must be text or a list of chat messages, got {prompt!r:.80}."
+        )
+    if not prompt:
+        raise InputError("the prompt has no messages. Give at least one.")
+    return [_checked_message(message) for message in prompt]
+
+
+def _checked_message(message: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+        raise InputError(
+            f"a chat message needs the keys role and content, got {message!r:.80}."
+        )
+    check_text(message["content"], f"the {message['role']} message")
+    return {"role": message["role"], "content": message["content"]}
+
+
 def _encode(engine: Engine, messages: list[dict[str, str]]) -> list[int]:
     tokenizer = engine.tokenizer
     template = engine.family.template or tokenizer.chat_template
@@ -170,9 +175,14 @@ def _encode(engine: Engine, messages: list[dict[str, str]]) -> list[int]:
             f"the tokenizer of {engine.family.name!r} has no chat template. "
             "Set `template` in the family file."
         )
-    text = tokenizer.apply_chat_template(
-        messages, chat_template=template, tokenize=False
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False
+        )
+    except TemplateError as error:
+        raise InputError(
+            f"the chat template of {engine.family.name!r} refuses this conversation: {error}"
+        ) from None
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
