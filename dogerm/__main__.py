@@ -1,0 +1,3 @@
+from dogerm.cli import app
+
+app()

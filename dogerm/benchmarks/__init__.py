@@ -1,0 +1,1 @@
+"""Benchmarks: rows and their rewards under each recipe, made into a Report."""

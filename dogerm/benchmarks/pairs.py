@@ -1,0 +1,57 @@
+"""Preference pairs of one's own: how often the chosen response gets the higher reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dogerm.benchmarks.report import Measured, Metric, Report, described, settings
+from dogerm.engine import Engine
+from dogerm.recipe import Recipe
+from dogerm.rows import Row, Tokenised
+
+Rewards = Sequence[Sequence[float] | None]  # a row each; None for one that was skipped
+
+
+def report(
+    engine: Engine,
+    rows: Tokenised,
+    recipes: Sequence[Recipe],
+    rewards: Sequence[Rewards],
+) -> Report:
+    """Accuracy under each recipe, by the rows' `domain` and Overall.
+
+    Rows with `responses` say nothing about which is better and count in no metric.
+
+    Args:
+        rewards: for each recipe, each row's rewards in the row's own order.
+    """
+    points = [
+        Measured(recipe, metrics(rows.rows, own))
+        for recipe, own in zip(recipes, rewards, strict=True)
+    ]
+    family = described(engine.family)
+    return Report("pairs", family, settings(engine, rows), points)
+
+
+def metrics(rows: Sequence[Row], rewards: Rewards) -> dict[str, Metric]:
+    """Accuracy of the pairs by domain, in order of first appearance, then Overall."""
+    margins: dict[str, list[float]] = {}
+    overall: list[float] = []
+    for row, own in zip(rows, rewards, strict=True):
+        if not row.is_pair:
+            continue
+        domain = row.data.get("domain")
+        group = [] if domain is None else margins.setdefault(str(domain), [])
+        if own is not None:
+            chosen, rejected = own
+            group.append(chosen - rejected)
+            overall.append(chosen - rejected)
+    return {
+        name: Metric.of_margins(found)
+        for name, found in (margins | {"Overall": overall}).items()
+    }
+
+
+def best(report: Report) -> Measured:
+    """The recipe with the highest overall accuracy on these pairs; the smallest λ of equals."""
+    return max(report.recipes, key=lambda point: point.metrics["Overall"].accuracy or 0)

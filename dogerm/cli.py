@@ -1,0 +1,421 @@
+"""python -m dogerm: every command parses, calls the library and prints.
+
+Results go to standard output or --out, everything else to standard error. The library
+is imported inside the commands, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+
+import typer
+from typer.core import TyperGroup
+
+from dogerm.errors import DeviceError, DogermError
+
+if TYPE_CHECKING:
+    from dogerm.engine import Engine
+    from dogerm.family import Family
+    from dogerm.recipe import Recipe
+
+
+class _Commands(TyperGroup):
+    """Says what went wrong in one line, without a traceback, and exits with 1."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            outcome = super().invoke(ctx)
+            sys.stdout.flush()  # a reader that has gone is met here, not at exit
+            return outcome
+        except DogermError as error:
+            message = str(error)
+        except BrokenPipeError:
+            raise  # typer ends quietly then
+        except OSError as error:
+            if error.filename is None or error.strerror is None:
+                raise
+            message = f"{error.filename}: {error.strerror.lower()}."
+        print(f"error: {message}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _group(summary: str) -> typer.Typer:
+    return typer.Typer(
+        cls=_Commands,
+        help=summary,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="markdown",
+        pretty_exceptions_show_locals=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+app = _group(
+    "Give a general reward model domain knowledge by merging it with domain LMs."
+)
+nano = _group("The embedded family of tiny models: train, make pairs, report.")
+app.add_typer(nano, name="nano")
+
+# Source: which models.
+FamilyName = Annotated[
+    str | None,
+    typer.Option(
+        "--family",
+        metavar="NAME|FILE.toml",
+        help="A family by name or TOML file.",
+        show_default="nano",
+    ),
+]
+Rm = Annotated[
+    str | None,
+    typer.Option(
+        "--rm", metavar="PATH|ID", help="Reward model: a folder or hub id, with --lm."
+    ),
+]
+Lms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lm", metavar="NAME=PATH|ID", help="A domain LM; once for each domain."
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where it runs.")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="float32|bfloat16|float16",
+        help="Precision of the weights.",
+        show_default="by device",
+    ),
+]
+In8bit = Annotated[
+    bool, typer.Option("--load-in-8bit", help="Hold the live weights in 8 bits.")
+]
+
+# Recipe: which merge.
+Lam = Annotated[
+    float | None,
+    typer.Option(
+        "--lam",
+        help="λ, the LMs' part: 0 is the plain reward model.",
+        show_default="the family's",
+    ),
+]
+Shares = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--share",
+        metavar="NAME=NUMBER",
+        help="A domain's part of λ; they are normalised.",
+        show_default="the family's",
+    ),
+]
+MethodName = Annotated[str, typer.Option("--method", help="How weights are merged.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method."),
+]
+Parent = Annotated[
+    str | None,
+    typer.Option(
+        "--parent",
+        metavar="PATH|ID",
+        help="The pretrained model all come from, for methods that need it.",
+    ),
+]
+
+Input = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT.jsonl|-",
+        help='Rows {"prompt", "responses"} or {"prompt", "chosen", "rejected"}.',
+    ),
+]
+TooLong = Annotated[
+    Literal["error", "skip", "cut"],
+    typer.Option(
+        "--too-long", help="What to do with a conversation over the model's limit."
+    ),
+]
+
+
+@app.command()
+def demo(
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    load_in_8bit: In8bit = False,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    share: Annotated[bool, typer.Option(help="A public link by Gradio.")] = False,
+    public: Annotated[bool, typer.Option(help="Hardened, for strangers.")] = False,
+    offline: Annotated[bool, typer.Option(help="Never ask the hub.")] = False,
+) -> None:
+    """Serve the page on this machine, until interrupted."""
+    from dogerm.ui import serve
+
+    serve(
+        _family(family, rm, lm),
+        host=None,  # GRADIO_SERVER_NAME, else this machine only
+        port=port,
+        share=share,
+        public=public,
+        load_in_8bit=load_in_8bit,
+        offline=offline,
+        device=device,
+        dtype=dtype,
+    )
+
+
+@app.command()
+def score(
+    input: Input,
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    load_in_8bit: In8bit = False,
+    lam: Lam = None,
+    share: Shares = None,
+    method: MethodName = "linear",
+    set: Settings = None,
+    parent: Parent = None,
+    too_long: TooLong = "error",
+    out: Annotated[str | None, typer.Option(show_default="standard output")] = None,
+) -> None:
+    """Rewards of every row, by the base reward model and by the merged one.
+
+    Writes each row with all its keys and the lists "base" and "merged" (for a pair:
+    chosen first). A row that was skipped has null for both, and says why in "skipped".
+    """
+    from dogerm.benchmarks.pairs import metrics
+    from dogerm.rows import read_rows, tokenise_rows
+    from dogerm.sweep import sweep
+
+    models = _family(family, rm, lm, parent)
+    recipe = _recipe(models, lam, share, method, set)
+    rows = read_rows(input)
+    with _output(out) as file:
+        engine = _engine(models, device, dtype, load_in_8bit)
+        tokens = tokenise_rows(engine, rows, too_long)
+        recipes = [recipe.with_lam(0), recipe]
+        with _progress("Scoring", 2 * tokens.responses) as advance:
+            found = sweep(engine, recipes, tokens.scored, advance)
+        base, merged = (tokens.spread(rewards) for rewards in found)
+        for index, row in enumerate(rows):
+            own = {"base": base[index], "merged": merged[index]}
+            _write(file, row.data | own | _skipped(tokens.skipped, index))
+    before, after = (metrics(rows, r)["Overall"] for r in (base, merged))
+    accuracy = f"; accuracy base {before}, merged {after}" if before.n else ""
+    _say(f"Scored {_counts(tokens)} under {recipe}{accuracy}.")
+
+
+@app.command()
+def sweep(
+    input: Input,
+    out: Annotated[Path, typer.Option(help="Folder for report.json, rows.jsonl.")],
+    lam: Annotated[
+        str, typer.Option("--lam", metavar="START:STOP:STEP|A,B,C", help="The λ grid.")
+    ] = "0:1:0.05",
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    load_in_8bit: In8bit = False,
+    share: Shares = None,
+    method: MethodName = "linear",
+    set: Settings = None,
+    parent: Parent = None,
+    too_long: TooLong = "error",
+) -> None:
+    """Rewards of every row at every λ, and the accuracy of its pairs.
+
+    Writes OUT/rows.jsonl, each row with "rewards" (a list for every λ), and
+    OUT/report.json, the accuracies by the rows' domain with 95% intervals.
+    """
+    from dogerm.benchmarks import pairs
+    from dogerm.recipe import lam_grid
+    from dogerm.rows import read_rows, tokenise_rows
+    from dogerm.sweep import sweep as run
+
+    models = _family(family, rm, lm, parent)
+    recipes = [_recipe(models, at, share, method, set) for at in lam_grid(lam)]
+    rows = read_rows(input)
+    with _output(out / "rows.jsonl") as rows_file:
+        engine = _engine(models, device, dtype, load_in_8bit)
+        tokens = tokenise_rows(engine, rows, too_long)
+        with _progress("Sweeping", len(recipes) * tokens.responses) as advance:
+            found = run(engine, recipes, tokens.scored, advance)
+        found = [tokens.spread(rewards) for rewards in found]
+        for index, row in enumerate(rows):
+            own = None if index in tokens.skipped else [r[index] for r in found]
+            skipped = _skipped(tokens.skipped, index)
+            _write(rows_file, row.data | {"rewards": own} | skipped)
+    report = pairs.report(engine, tokens, recipes, found)
+    with _output(out / "report.json") as file:
+        json.dump(report.to_json(), file, ensure_ascii=False, indent=1)
+        file.write("\n")
+    _say(f"Scored {_counts(tokens)} at {len(recipes)} λs; wrote {out / 'report.json'}.")
+    if report.recipes[0].metrics["Overall"].n:
+        for point in dict.fromkeys((report.recipes[0], pairs.best(report))):
+            _say(f"λ = {point.recipe.lam:g}: {point.metrics['Overall']}")
+
+
+@nano.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for the family's models.")],
+    seed: Annotated[int, typer.Option(help="Same seed, same family.")] = 0,
+    preset: Annotated[str, typer.Option(metavar="cpu|gpu")] = "cpu",
+    device: Device = "auto",
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
+) -> None:
+    """Train a family from nothing: its base, reward model, math LM and code LM."""
+    from dogerm.nano.train import train_family
+
+    _quieten()
+    train_family(out, seed, preset, device, threads)
+
+
+def _family(
+    name: str | None,
+    rm: str | None,
+    lms: Sequence[str] | None,
+    parent: str | None = None,
+) -> Family:
+    from dogerm.family import Family
+
+    if lms and not rm:
+        raise typer.BadParameter("--lm goes with --rm.")
+    if rm and name:
+        raise typer.BadParameter("name a --family, or --rm with --lm, not both.")
+    family = Family.of(rm, _named(lms, "--lm")) if rm else Family.load(name or "nano")
+    return replace(family, parent=parent) if parent else family
+
+
+def _recipe(
+    family: Family,
+    lam: float | None,
+    shares: Sequence[str] | None,
+    method: str,
+    settings: Sequence[str] | None,
+) -> Recipe:
+    """The recipe asked for, checked before any model is loaded."""
+    from dogerm.merge import check_method
+
+    try:
+        numbers = {n: float(share) for n, share in _named(shares, "--share").items()}
+    except ValueError as error:
+        raise typer.BadParameter(f"--share: {error}.") from None
+    options = {n: _value(text) for n, text in _named(settings, "--set").items()}
+    recipe = family.recipe(lam, numbers, method, options)
+    check_method(recipe)
+    return recipe
+
+
+def _named(items: Sequence[str] | None, option: str) -> dict[str, str]:
+    """NAME=VALUE options by name."""
+    named: dict[str, str] = {}
+    for item in items or ():
+        name, _, value = item.partition("=")
+        if not (name and value):
+            raise typer.BadParameter(f"{option} is NAME=VALUE, got {item!r}.")
+        if name in named:
+            raise typer.BadParameter(f"{option} names {name} twice.")
+        named[name] = value
+    return named
+
+
+def _value(text: str) -> Any:
+    """A method's setting: a number, true or false where it reads as one, else text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _engine(
+    family: Family, device: str, dtype: str | None, load_in_8bit: bool
+) -> Engine:
+    from dogerm.engine import Engine
+
+    if load_in_8bit:
+        raise DeviceError("8-bit weights are not supported; leave out --load-in-8bit.")
+    _quieten()
+    with _console().status(f"Loading {family.name} …"):
+        return Engine.load(family, device, dtype)
+
+
+def _quieten() -> None:
+    """Keep transformers' own bars and remarks out of standard error."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _console():
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error while someone is looking; yields what moves it on."""
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = _console()
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn())
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _output(path: str | Path | None):
+    """Where results go: a file that appears when it is whole, or standard output."""
+    from dogerm.store import replacing
+
+    if path is not None and str(path) != "-":
+        return replacing(path)
+    sys.stdout.reconfigure(encoding="utf-8")
+    return nullcontext(sys.stdout)
+
+
+def _write(file: TextIO, row: Mapping[str, Any]) -> None:
+    file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _skipped(reasons: Mapping[int, str], index: int) -> dict[str, str]:
+    return {"skipped": reasons[index]} if index in reasons else {}
+
+
+def _counts(tokens) -> str:
+    pairs = sum(row.is_pair for row in tokens.rows)
+    counts = f"{len(tokens.rows)} rows ({pairs} pairs)"
+    if tokens.skipped:
+        counts += f", {len(tokens.skipped)} skipped as too long"
+    if tokens.cut:
+        counts += f", {tokens.cut} conversations cut"
+    return counts
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
