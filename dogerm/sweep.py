@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,17 +80,36 @@ def curve(
         InputError: fewer than two responses, or a text that cannot be scored.
         RecipeError: a grid of fewer than two points, or a recipe that cannot be meant.
     """
+    recipe = engine.family.recipe(0, shares, method, options)
+    *_, last = grow(engine, prompt, responses, recipe, lams)
+    return last
+
+
+def grow(
+    engine: Engine,
+    prompt: Prompt,
+    responses: Sequence[str],
+    recipe: Recipe,
+    lams: Sequence[float] | None = None,
+) -> Iterator[Curve]:
+    """The curve as it grows: yielded after every λ, the last time with its flips.
+
+    For a caller who shows progress, or stops. The engine is free between λs.
+    """
     if len(responses) < 2:
         raise InputError(f"a comparison needs two responses, got {len(responses)}.")
     grid = checked_grid(list(GRID if lams is None else lams))
-    recipe = engine.family.recipe(grid[0], shares, method, options)
     tokens = tokenise(engine, prompt, responses)
 
     def at(lam: float) -> tuple[float, ...]:
         return tuple(rewards(engine, recipe.with_lam(lam), [tokens])[0])
 
-    rows = [at(lam) for lam in grid]
-    return Curve(tuple(grid), tuple(rows), tuple(_flips(grid, rows, at)), recipe)
+    rows: list[tuple[float, ...]] = []
+    for lam in grid:
+        rows.append(at(lam))
+        if len(rows) < len(grid):
+            yield Curve(tuple(grid[: len(rows)]), tuple(rows), (), recipe)
+    yield Curve(tuple(grid), tuple(rows), tuple(_flips(grid, rows, at)), recipe)
 
 
 def sweep(

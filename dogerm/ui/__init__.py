@@ -1,0 +1,63 @@
+"""The page. `serve` loads a family and opens it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before gradio is imported: it would look up hosts of its own otherwise.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+
+def serve(
+    family: str | Path = "nano",
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    share: bool = False,
+    public: bool = False,
+    load_in_8bit: bool = False,
+    offline: bool = False,
+    device: str = "auto",
+    dtype: str | None = None,
+    block: bool = True,
+):
+    """Load the family and serve the page until interrupted; returns the running app.
+
+    Args:
+        family: a name in assets/families, or a TOML file.
+        host, port: where to listen; None: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT,
+            else 127.0.0.1:7860.
+        share: a public link through Gradio's tunnel.
+        public: for strangers: a queue with an end, no paths read from visitors.
+        offline: never ask the hub.
+        block: wait until interrupted.
+    """
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from dogerm.engine import Engine
+    from dogerm.errors import DeviceError
+    from dogerm.family import Family
+    from dogerm.ui.page import build
+    from dogerm.ui.theme import CSS, HEAD, theme
+
+    if load_in_8bit:
+        raise DeviceError("8-bit loading is not there yet; load with --dtype bfloat16.")
+    engine = Engine.load(Family.load(family), device, dtype)
+    app = build(engine).queue(max_size=64 if public else None)
+    app.launch(
+        server_name=host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+        server_port=port or int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
+        share=share,
+        theme=theme(),
+        css=CSS,
+        head=HEAD,
+        footer_links=["api"],
+        ssr_mode=False,
+        run_history=False,
+        max_file_size="1mb",
+        show_error=True,
+        quiet=not block,
+        prevent_thread_lock=not block,
+    )
+    return app

@@ -1,0 +1,236 @@
+// The page's own part: draws frames that the server sends, and answers a drag at once.
+// A frame holds exact numbers; between two frames values are read off the curve by
+// linear interpolation and marked "≈". Text of visitors is only ever set as textContent.
+window.dogerm = (() => {
+  const view = { lam: 0, frame: null, curve: null, figures: null, stopped: false, centred: true, plotted: null };
+  const byId = (id) => document.getElementById(id);
+  const letter = (i) => String.fromCharCode(65 + i);
+  const best = (row) => row.flatMap((r, i) => (r === Math.max(...row) ? [i] : []));
+  const fixed = (value) => value.toFixed(3).replace("-", "−");
+  const names = (indices) => indices.map(letter).join(" and ");
+
+  // Rewards at any λ, from the curve's two neighbouring points.
+  function interpolated(curve, lam) {
+    const { lams, rewards } = curve;
+    let i = lams.findIndex((x) => x >= lam);
+    if (i < 0) i = lams.length - 1;
+    if (i === 0 || lams[i] === lam) return rewards[i];
+    const t = (lam - lams[i - 1]) / (lams[i] - lams[i - 1]);
+    return rewards[i].map((r, k) => rewards[i - 1][k] + t * (r - rewards[i - 1][k]));
+  }
+
+  // What to show now: exact where the frame is, "≈" elsewhere, null when there is no curve yet.
+  function current() {
+    const { frame, curve, lam } = view;
+    if (!frame) return null;
+    if (Math.abs(frame.lam - lam) < 1e-9) return { base: frame.base, merged: frame.merged, exact: true };
+    if (!curve || curve.lams[curve.lams.length - 1] < lam) return null;
+    return { base: frame.base, merged: interpolated(curve, lam), exact: false };
+  }
+
+  function verdict(base, merged) {
+    const ours = best(base), theirs = best(merged);
+    const say = (who, top) => (top.length > 1 ? `${who} ties ${names(top)}` : `${who} prefers ${names(top)}`);
+    if (view.lam === 0) return `At λ = 0 DogeRM is the base RM: it ${ours.length > 1 ? "ties" : "prefers"} ${names(ours)}.`;
+    if (names(ours) === names(theirs))
+      return ours.length > 1 ? `Both tie ${names(ours)}.` : `Both prefer ${names(ours)}.`;
+    return `${say("Base RM", ours)}, ${say("DogeRM", theirs)}.`;
+  }
+
+  function flips() {
+    if (!view.curve || !view.frame.done) return "Looking for flips…";
+    const found = view.curve.flips;
+    if (!found.length) return "The top response is the same at every λ.";
+    const each = found.map((f) => `λ ≈ ${f.lam.toFixed(2)} (${letter(f.before)} → ${letter(f.after)})`);
+    return `The ranking flips at ${each.join(", ")}.`;
+  }
+
+  const element = (tag, className, text) => {
+    const node = document.createElement(tag);
+    if (className) node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+
+  // A bar from the middle: how far above or below the mean of the responses.
+  function bar(kind, offset, scale) {
+    const track = element("span", "track");
+    const fill = element("span", `fill ${kind}`);
+    const width = Math.min(50, (Math.abs(offset) / scale) * 50);
+    fill.style.left = `${offset < 0 ? 50 - width : 50}%`;
+    fill.style.width = `${width}%`;
+    track.append(fill);
+    track.setAttribute("aria-hidden", "true");
+    return track;
+  }
+
+  function reward(kind, value, mean, scale, rank, first, exact) {
+    const cell = element("div", `reward ${kind}${first ? " first" : ""}`);
+    cell.dataset.value = value;
+    const line = element("span", "line");
+    line.append(element("span", "number", `${exact ? "" : "≈ "}${fixed(value)}`));
+    line.append(element("span", "rank", first ? `★ rank ${rank}` : `rank ${rank}`));
+    cell.append(line, bar(kind, value - mean, scale));
+    return cell;
+  }
+
+  const mean = (row) => row.reduce((a, b) => a + b, 0) / row.length;
+  const rank = (row, i) => 1 + row.filter((r) => r > row[i]).length;
+
+  // One scale for both models and for every λ, so that bars can be compared while dragging.
+  function scale(now) {
+    const rows = [now.base, now.merged, ...(view.curve ? view.curve.rewards : [])];
+    return Math.max(1e-9, ...rows.map((row) => Math.max(...row.map((r) => Math.abs(r - mean(row))))));
+  }
+
+  function drawCards(now) {
+    const size = scale(now), [ours, theirs] = [mean(now.base), mean(now.merged)];
+    const cards = view.frame.texts.map((text, i) => {
+      const card = element("article", "card");
+      card.dataset.response = letter(i);
+      const name = element("div", "name");
+      name.append(element("span", "letter", letter(i)), element("span", "snippet", text.slice(0, 160)));
+      if (view.figures) name.firstChild.style.color = view.figures.raw.data[i].line.color;
+      const delta = now.merged[i] - now.base[i];
+      const change = element("div", "delta", `${delta < 0 ? "" : "+"}${fixed(delta)}`);
+      change.title = "DogeRM minus base RM; all rewards drift together with λ";
+      card.append(
+        name,
+        reward("base", now.base[i], ours, size, rank(now.base, i), best(now.base).includes(i), true),
+        reward("merged", now.merged[i], theirs, size, rank(now.merged, i), best(now.merged).includes(i), now.exact),
+        change,
+      );
+      return card;
+    });
+    byId("cards").replaceChildren(...cards);
+  }
+
+  function drawFormula() {
+    const shares = readShares();
+    const total = shares.reduce((sum, s) => sum + s.value, 0);
+    const terms = [["RM", 1 - view.lam], ...shares.map((s) => [s.name, total ? (view.lam * s.value) / total : 0])];
+    const line = byId("formula");
+    if (!line) return;
+    line.replaceChildren("DogeRM = ", ...terms.flatMap(([name, value], i) => {
+      const term = element("span", i ? "term merged" : "term base", `${value.toFixed(2)} `);
+      return [i ? " + " : "", term, element("span", "of", name)];
+    }));
+  }
+
+  function readShares() {
+    return [...document.querySelectorAll(".share")].map((block) => ({
+      name: block.id.replace("share-", ""),
+      value: Number(block.querySelector('input[type="range"]').value) || 0,
+    }));
+  }
+
+  // Why the frame no longer answers what the widgets say, or nothing when it does.
+  function staleness() {
+    const { frame } = view;
+    const value = (block) => block.querySelector("textarea").value;
+    const shown = [...document.querySelectorAll(".response")].filter((block) => block.offsetParent);
+    const texts = [value(byId("instruction")), ...shown.map(value)];
+    if (texts.join("\0") !== [frame.prompt, ...frame.texts].join("\0")) return "The text has changed. Press Score.";
+    const shares = readShares(), total = shares.reduce((sum, s) => sum + s.value, 0);
+    if (shares.some((s) => Math.abs(s.value / total - (frame.shares[s.name] || 0)) > 1e-6)) return "The weights have changed.";
+    return view.stopped ? "Stopped before the curve was whole. Press Score to go on." : "";
+  }
+
+  function drawPlot() {
+    const plot = document.querySelector("#plot .js-plotly-plot");
+    if (!window.Plotly || !plot) {
+      setTimeout(drawPlot, 60);
+      return;
+    }
+    const figure = view.figures && view.figures[view.centred ? "centred" : "raw"];
+    if (!figure) return;
+    const style = getComputedStyle(document.querySelector("#results"));
+    if (view.plotted !== figure) {
+      view.plotted = figure;
+      const layout = structuredClone(figure.layout);
+      layout.font = { ...layout.font, color: style.color };
+      layout.hoverlabel = { ...layout.hoverlabel, bgcolor: style.getPropertyValue("--paper"), font: { color: style.color } };
+      layout.height = plot.parentElement.clientHeight || 300;
+      Plotly.react(plot, structuredClone(figure.data), layout, { responsive: true, displaylogo: false, displayModeBar: "hover" });
+    }
+    Plotly.relayout(plot, { "shapes[0].x0": view.lam, "shapes[0].x1": view.lam, "shapes[0].visible": true });
+  }
+
+  function draw() {
+    const results = byId("dogerm-results");
+    if (!results) {
+      setTimeout(draw, 60);
+      return;
+    }
+    drawFormula();
+    const now = current();
+    const stale = view.frame ? staleness() : "";
+    results.dataset.state = stale ? "stale" : now ? (now.exact ? "exact" : "near") : "waiting";
+    byId("stale").textContent = stale;
+    if (!now) return;
+    byId("verdict").textContent = `${now.exact ? "" : "≈ "}${verdict(now.base, now.merged)}`;
+    byId("flips").textContent = stale ? "" : flips();
+    drawCards(now);
+    drawPlot();
+  }
+
+  // The same texts and the same mix: the curve that is drawn still holds.
+  const sameCurve = (a, b) =>
+    a && b && JSON.stringify([a.texts, a.prompt, a.shares]) === JSON.stringify([b.texts, b.prompt, b.shares]);
+
+  function show(frame) {
+    if (!frame || !frame.texts) return;
+    if (frame.curve) {
+      view.curve = frame.curve;
+      view.figures = frame.figures;
+    } else if (!sameCurve(frame, view.frame)) {
+      view.curve = view.figures = null;
+      if (frame.alone) byId("score").click(); // λ was let go after the text had changed
+    } else {
+      frame.done = view.frame.done;
+    }
+    view.frame = frame;
+    view.stopped = false;
+    const lam = sliderValue();
+    view.lam = lam === null || lam === undefined ? frame.lam : lam;
+    draw();
+  }
+
+  function sliderValue() {
+    const input = document.querySelector('#lam input[type="range"]');
+    return input ? Number(input.value) : null;
+  }
+
+  function stop() {
+    view.stopped = Boolean(view.frame) && !view.frame.done;
+    draw();
+  }
+
+  // What a visitor moves or types is answered here at once; the server hears of it on release.
+  document.addEventListener("input", ({ target }) => {
+    if (target.closest("#lam")) {
+      view.lam = Math.min(1, Math.max(0, Number(target.value)));
+      draw();
+    } else if (target.closest(".share, #instruction, .response")) draw();
+  });
+  document.addEventListener("click", ({ target }) => {
+    if (target.closest("#more, #fewer")) setTimeout(draw, 400); // once the server has shown the box
+  });
+  // Arrow keys move a slider without letting it go: let it go when the key is up.
+  document.addEventListener("keyup", (event) => {
+    const keys = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "PageUp", "PageDown"];
+    if (event.target.type === "range" && keys.includes(event.key))
+      event.target.dispatchEvent(new Event("pointerup", { bubbles: true }));
+  });
+  document.addEventListener("change", (event) => {
+    if (event.target.name !== "dogerm-view") return;
+    view.centred = event.target.value === "centred";
+    draw();
+  });
+  new MutationObserver(() => {
+    view.plotted = null;
+    if (view.frame) draw();
+  }).observe(document.documentElement, { attributes: true, attributeFilter: ["class"], subtree: false });
+
+  return { show, stop, view };
+})();

@@ -1,0 +1,143 @@
+"""What the page's events compute: one frame per answer, and the typed endpoints.
+
+Everything comes from the request: widgets in, one JSON-ready frame out. Nothing of a
+visitor is kept on the server.
+"""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+
+from dogerm import charts
+from dogerm.engine import Engine
+from dogerm.errors import DogermError, InputError
+from dogerm.recipe import Recipe
+from dogerm.scoring import rewards, tokenise
+from dogerm.sweep import Curve, curve, grow
+
+MAX_RESPONSES = 8
+MAX_CHARACTERS = 200_000  # of one visitor's text; the model's own limit is far below
+SECONDS_BETWEEN_FRAMES = 0.25  # a growing curve is drawn no faster than this
+
+
+@contextmanager
+def errors_for_people() -> Iterator[None]:
+    """A DogermError becomes the page's message, escaped: Gradio shows it as HTML."""
+    try:
+        yield
+    except DogermError as error:
+        sentence = str(error)[:1].upper() + str(error)[1:]
+        raise gr.Error(html.escape(sentence), print_exception=False) from None
+
+
+def frames(
+    engine: Engine, prompt: str, responses: Sequence[str], recipe: Recipe
+) -> Iterator[dict[str, Any]]:
+    """What the page shows: first the exact rewards at the recipe, then a growing curve."""
+    frame = compare(engine, prompt, responses, recipe)
+    yield frame
+    drawn = time.monotonic()
+    for found in grow(engine, prompt, responses, recipe):
+        done = found.lams[-1] == 1
+        if done or time.monotonic() - drawn > SECONDS_BETWEEN_FRAMES:
+            drawn = time.monotonic()
+            yield frame | {"done": done} | curve_parts(found, recipe.lam)
+
+
+def compare(
+    engine: Engine, prompt: str, responses: Sequence[str], recipe: Recipe
+) -> dict[str, Any]:
+    """Rewards of the plain reward model and of the recipe, exact, with what names them."""
+    check_responses(responses)
+    tokens = tokenise(engine, prompt, responses)
+    base = rewards(engine, recipe.with_lam(0), [tokens])[0]
+    merged = rewards(engine, recipe, [tokens])[0] if recipe.lam else base
+    return {
+        "lam": recipe.lam,
+        "base": base,
+        "merged": merged,
+        "coefficients": recipe.coefficients,
+        "formula": recipe.formula,
+        "prompt": prompt,
+        "shares": dict(recipe.shares),
+        "texts": list(responses),
+        "done": False,
+    }
+
+
+def curve_parts(found: Curve, lam: float) -> dict[str, Any]:
+    """A curve's numbers, for the page to interpolate, and its figures, for it to draw."""
+    return {
+        "curve": found.to_json(),
+        "figures": {
+            "raw": charts.reward_curve(found, lam).to_plotly_json(),
+            "centred": charts.reward_curve(found, lam, centred=True).to_plotly_json(),
+        },
+    }
+
+
+def check_responses(responses: Sequence[str]) -> None:
+    if not 2 <= len(responses) <= MAX_RESPONSES:
+        raise InputError(
+            f"a comparison takes 2 to {MAX_RESPONSES} responses, got {len(responses)}."
+        )
+    if sum(len(text) for text in responses if isinstance(text, str)) > MAX_CHARACTERS:
+        raise InputError(
+            f"the responses have more than {MAX_CHARACTERS:,} characters together. "
+            "Shorten them."
+        )
+
+
+def endpoints(engine: Engine) -> None:
+    """The page's typed API, for gradio_client: /score and /curve."""
+
+    def score(
+        instruction: str,
+        responses: list[str],
+        lam: float,
+        shares: dict[str, float],
+        method: str = "linear",
+    ) -> dict[str, Any]:
+        """Rewards of each response from the plain reward model and from DogeRM at λ."""
+        with errors_for_people():
+            recipe = engine.family.recipe(lam, _shares(shares), method)
+            frame = compare(engine, instruction, responses, recipe)
+            return {
+                "base": frame["base"],
+                "merged": frame["merged"],
+                "recipe": recipe.to_json(),
+                "formula": recipe.formula,
+            }
+
+    def curve_(
+        instruction: str,
+        responses: list[str],
+        shares: dict[str, float],
+        lams: list[float] | None = None,
+        method: str = "linear",
+    ) -> dict[str, Any]:
+        """Rewards of each response at every λ, and where the top response changes."""
+        with errors_for_people():
+            check_responses(responses)
+            found = curve(engine, instruction, responses, _shares(shares), lams, method)
+            return found.to_json()
+
+    gr.api(score, api_name="score", **ENGINE)
+    gr.api(curve_, api_name="curve", **ENGINE)
+
+
+# Every event that reaches the engine waits in one line.
+ENGINE: Mapping[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
+
+
+def _shares(shares: Mapping[str, float] | None) -> Mapping[str, float] | None:
+    """The family's default when none are given; {} and None both mean none."""
+    if shares is not None and not isinstance(shares, Mapping):
+        raise InputError("shares must be a mapping like {'math': 1, 'code': 0.5}.")
+    return shares or None
