@@ -79,6 +79,10 @@ class Checkpoint:
             self._files[info.file] = self._open(info.file)
         return self._files[info.file].get_tensor(name)
 
+    def release(self) -> None:
+        """Unmap the files: pages that were read no longer count as this process's memory."""
+        self._files.clear()
+
     @property
     def nbytes(self) -> int:
         return sum(info.nbytes for info in self.tensors.values())

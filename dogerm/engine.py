@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +84,7 @@ class Sources:
         rm, lms: open checkpoints.
         fit: what `compare` found about them.
         device, dtype: where and as what to hold the weights; None: memory-mapped files,
-            in their stored dtype.
+            in their stored dtype. The merge is the same either way, bit for bit.
     """
 
     def __init__(
@@ -95,21 +96,26 @@ class Sources:
         dtype: torch.dtype | None = None,
     ):
         self.rm, self.lms, self.fit = rm, lms, fit
-        tables = {name: lm.read(fit.embedding) for name, lm in lms.items()}
-        self._table = aligned_tables(rm.read(fit.embedding), tables, fit.vocabulary)
         self._held: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
         if device is not None:
             for name in fit.merged:
                 ours, theirs = self.read(name)
-                moved = {n: t.to(device, dtype) for n, t in theirs.items()}
-                self._held[name] = ours.to(device, dtype), moved
+                moved = {n: _held(t, device, dtype) for n, t in theirs.items()}
+                self._held[name] = _held(ours, device, dtype), moved
 
     def read(self, name: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The reward model's tensor and each LM's, all of one shape; not to be written to."""
         if name in self._held:
             return self._held[name]
         if name == self.fit.embedding:
-            return self._table
+            return self._tables
+        return self._stored(name)
+
+    @cached_property
+    def _tables(self) -> tuple[Tensor, dict[str, Tensor]]:
+        return aligned_tables(*self._stored(self.fit.embedding), self.fit.vocabulary)
+
+    def _stored(self, name: str) -> tuple[Tensor, dict[str, Tensor]]:
         return self.rm.read(name), {n: lm.read(name) for n, lm in self.lms.items()}
 
     def merge_into(self, out: Tensor, name: str, recipe: Recipe) -> None:
@@ -277,6 +283,12 @@ class Engine:
         head = self.model.score
         bias = head.bias.float() if head.bias is not None else None
         return F.linear(last, head.weight.float(), bias).squeeze(-1).cpu()
+
+
+def _held(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    """The tensor on the device, in dtype if that loses nothing: a merge rounds once, at its end."""
+    lossless = dtype and torch.promote_types(tensor.dtype, dtype) == dtype
+    return tensor.to(device, dtype if lossless else None)
 
 
 def _device(name: str) -> torch.device:
