@@ -163,11 +163,11 @@ class Engine:
             CheckpointError, CheckpointMismatch: see `Checkpoint` and `compare`.
             DeviceError: no such device, or too little memory on it.
         """
-        place = _device(device)
+        place = device_named(device)
         rm = Checkpoint(family.rm, "the reward model")
         lms = {name: Checkpoint(source, name) for name, source in family.lms.items()}
         fit = compare(rm, lms)
-        precision = _dtype(dtype or family.dtype, rm.dtype, place)
+        precision = live_dtype(dtype or family.dtype, rm.dtype, place)
         with _memory_errors(place):
             model = AutoModelForSequenceClassification.from_pretrained(
                 rm.folder, dtype=precision, trust_remote_code=False
@@ -176,7 +176,7 @@ class Engine:
                 model.resize_token_embeddings(fit.vocabulary.size, mean_resizing=False)
             model.requires_grad_(False).eval().to(place)
             needed = sum(source.nbytes for source in (rm, *lms.values()))
-            if _worth_holding(needed, place):
+            if worth_holding(needed, place):
                 sources = Sources(rm, lms, fit, place, precision)
             else:
                 sources = Sources(rm, lms, fit)
@@ -291,7 +291,8 @@ def _held(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Te
     return tensor.to(device, dtype if lossless else None)
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """auto, cpu, cuda or cuda:N as a device that is there; DeviceError otherwise."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -309,17 +310,25 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str | None, stored: torch.dtype, device: torch.device) -> torch.dtype:
+def dtype_named(name: str) -> torch.dtype:
+    """float32, bfloat16 or float16; DeviceError for any other name."""
+    if name not in DTYPES:
+        raise DeviceError(f"{name!r} is not a dtype; use {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def live_dtype(
+    name: str | None, stored: torch.dtype, device: torch.device
+) -> torch.dtype:
+    """The dtype asked for; else the stored 16-bit one on a GPU and float32 on a CPU."""
     if name is not None:
-        if name not in DTYPES:
-            raise DeviceError(f"{name!r} is not a dtype; use {', '.join(DTYPES)}.")
-        return DTYPES[name]
+        return dtype_named(name)
     if device.type == "cpu":
         return torch.float32
     return stored if stored.itemsize == 2 else torch.bfloat16
 
 
-def _worth_holding(nbytes: int, device: torch.device) -> bool:
+def worth_holding(nbytes: int, device: torch.device) -> bool:
     """Whether the sources are held on the device rather than read from mapped files."""
     if device.type == "cpu":
         return nbytes <= RESIDENT_BYTES
