@@ -1,0 +1,431 @@
+"""The page in a real browser, against the library; its endpoints; its bad input."""
+
+import json
+import re
+import shutil
+import socket
+import time
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from dogerm.charts import reward_curve
+from dogerm.recipe import Recipe
+from dogerm.scoring import score
+from dogerm.sweep import Curve, Flip, curve
+from dogerm.ui import serve
+
+PROMPT = "Which of these is a prime?"
+ANSWERS = ["Seven is.", "Nine, as it is odd.", "None of them, I think."]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+CLOSE = 1e-5  # a float32 reward in another batch
+
+
+@pytest.fixture(scope="module")
+def url(folders, tmp_path_factory):
+    root = tmp_path_factory.mktemp("family")
+    examples = [
+        {"title": "Primes", "prompt": PROMPT, "responses": ANSWERS},
+        {"title": "Two", "prompt": "Say <b>hi</b>.", "responses": ["Hi!", "<i>No</i>"]},
+    ]
+    (root / "examples.jsonl").write_text("\n".join(map(json.dumps, examples)))
+    (root / "tiny.toml").write_text(
+        f'title = "Tiny <family>"\nrm = "{folders["rm"]}"\nexamples = "examples.jsonl"\n'
+        f'[lms]\nmath = "{folders["plain"]}"\ncode = "{folders["padded"]}"\n'
+        "[default]\nlam = 0.5\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app = serve(root / "tiny.toml", port=port, device="cpu", block=False)
+    yield f"http://127.0.0.1:{port}/"
+    app.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no chromium here: install it (Debian: apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser, url):
+    """Opens the page with off-host traffic blocked; fails on such traffic and on page errors."""
+    contexts, faults = [], []
+
+    def route(request_route):
+        address = request_route.request.url
+        if address.startswith((url, "data:", "blob:")):
+            request_route.continue_()
+        else:
+            faults.append(f"asked for {address}")
+            request_route.abort()
+
+    def open_page(width=1280, height=800, path="", **options):
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, **options
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.route("**/*", route)
+        page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
+        page.on(
+            "console",
+            lambda message: (
+                faults.append(f"console: {message.text}")
+                if message.type == "error"
+                else None
+            ),
+        )
+        page.goto(url + path)
+        whole(page)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+def whole(page) -> None:
+    """Waits until the cards are exact and the curve is whole."""
+    page.wait_for_function(
+        "window.dogerm && dogerm.view.frame && dogerm.view.frame.done"
+        " && document.getElementById('dogerm-results').dataset.state === 'exact'"
+    )
+
+
+def shown(page, kind: str) -> list[float]:
+    cells = page.locator(f"#cards .reward.{kind}")
+    return [float(cell.get_attribute("data-value")) for cell in cells.all()]
+
+
+def state(page) -> str:
+    return page.get_attribute("#dogerm-results", "data-state")
+
+
+class Slider:
+    """Moves a slider with the mouse, in steps, like a hand."""
+
+    def __init__(self, page, block: str):
+        self.page, self.range = page, page.locator(f"{block} input[type=range]")
+
+    def grab(self) -> None:
+        self._move(float(self.range.input_value()))
+        self.page.mouse.down()
+
+    def drag(self, value: float) -> None:
+        self._move(value)
+
+    def drop(self) -> None:
+        self.page.mouse.up()
+
+    def to(self, value: float) -> None:
+        self.grab()
+        self.drag(value)
+        self.drop()
+
+    def _move(self, value: float) -> None:
+        box = self.range.bounding_box()
+        thumb = 16  # the thumb's middle stays half its width from either end
+        x = box["x"] + thumb / 2 + (box["width"] - thumb) * value
+        self.page.mouse.move(x, box["y"] + box["height"] / 2, steps=4)
+
+
+def lam_of(page) -> float:
+    return float(page.locator("#lam input[type=range]").input_value())
+
+
+def test_dragging_is_answered_at_once_and_letting_go_merges(visit, engine):
+    page = visit()
+    before = shown(page, "merged")
+    slider = Slider(page, "#lam")
+    slider.grab()
+    slider.drag(0.82)
+    assert state(page) == "near"
+    assert page.locator("#cards .merged .number").first.inner_text().startswith("≈")
+    near = shown(page, "merged")
+    slider.drop()
+    whole(page)
+    lam = lam_of(page)
+    assert lam == pytest.approx(0.82, abs=0.03)
+    groups = [(PROMPT, ANSWERS)]
+    wanted = score(engine, Recipe(lam, {"math": 1, "code": 1}), groups)[0]
+    assert shown(page, "merged") == pytest.approx(wanted, abs=CLOSE)
+    assert near == pytest.approx(wanted, abs=1e-3) and near != before
+    base = score(engine, Recipe(0, {"math": 1}), groups)[0]
+    assert shown(page, "base") == pytest.approx(base, abs=CLOSE)
+
+
+def test_arrow_keys_merge_too(visit, engine):
+    page = visit()
+    page.locator("#lam input[type=range]").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function("dogerm.view.frame.lam === 0.53")
+    whole(page)
+    wanted = score(engine, Recipe(0.53, {"math": 1, "code": 1}), [(PROMPT, ANSWERS)])
+    assert shown(page, "merged") == pytest.approx(wanted[0], abs=CLOSE)
+
+
+def test_a_domain_weight_remixes_and_the_formula_says_how(visit, engine):
+    page = visit()
+    Slider(page, "#share-code").to(0)
+    page.wait_for_function("dogerm.view.frame.shares.code === undefined")
+    whole(page)
+    found = curve(engine, PROMPT, ANSWERS, {"math": 1})
+    drawn = page.evaluate("dogerm.view.curve.rewards")
+    for row, wanted in zip(drawn, found.rewards):
+        assert row == pytest.approx(list(wanted), abs=CLOSE)
+    formula = page.inner_text("#formula")
+    assert formula == "DogeRM = 0.50 RM + 0.50 math + 0.00 code"
+
+
+def test_the_chart_shows_the_curve_with_a_cursor_that_follows(visit):
+    page = visit()
+    page.click("text=raw")
+    page.wait_for_function(
+        "document.querySelector('#plot .js-plotly-plot').data?.length === 3"
+    )
+    lines = page.evaluate(
+        "document.querySelector('#plot .js-plotly-plot')._fullData.map(d => [...d.y])"
+    )
+    columns = page.evaluate(
+        "dogerm.view.curve.rewards[0].map((_, i) => dogerm.view.curve.rewards.map(r => r[i]))"
+    )
+    for line, column in zip(lines, columns):
+        assert line == pytest.approx(column)
+    Slider(page, "#lam").to(0.2)
+    whole(page)
+    cursor = page.evaluate(
+        "document.querySelector('#plot .js-plotly-plot').layout.shapes[0].x0"
+    )
+    assert cursor == lam_of(page)
+
+
+def test_the_verdict_names_the_favourites_in_words(visit):
+    page = visit()
+    base, merged = shown(page, "base"), shown(page, "merged")
+    ours, theirs = ("ABC"[row.index(max(row))] for row in (base, merged))
+    wanted = (
+        f"Both prefer {ours}."
+        if ours == theirs
+        else f"Base RM prefers {ours}, DogeRM prefers {theirs}."
+    )
+    assert page.inner_text("#verdict") == wanted
+    star = page.locator("#cards .card", has_text="★").all()
+    assert star and all(
+        card.get_attribute("data-response") in {ours, theirs} for card in star
+    )
+
+
+def test_an_example_fills_the_boxes_and_scores(visit, engine):
+    page = visit()
+    page.locator("#examples label", has_text="Two").click()
+    page.wait_for_function("dogerm.view.frame.texts.length === 2")
+    whole(page)
+    assert page.locator("#response-A textarea").input_value() == "Hi!"
+    assert not page.locator("#response-C").is_visible()
+    wanted = score(
+        engine, Recipe(0, {"math": 1}), [("Say <b>hi</b>.", ["Hi!", "<i>No</i>"])]
+    )
+    assert shown(page, "base") == pytest.approx(wanted[0], abs=CLOSE)
+    assert "<i>No</i>" in page.inner_text("#cards")  # as text, not as italics
+    assert page.locator("#cards i").count() == 0
+    assert "Tiny <family>" in page.inner_text("#status")
+
+
+def test_changed_text_is_visibly_stale_until_it_is_scored(visit, engine):
+    page = visit()
+    page.fill("#response-A textarea", "<script>document.title='owned'</script>")
+    page.wait_for_function(
+        "document.getElementById('dogerm-results').dataset.state === 'stale'"
+    )
+    assert page.inner_text("#stale") == "The text has changed. Press Score."
+    page.click("#score")
+    whole(page)
+    texts = ["<script>document.title='owned'</script>", *ANSWERS[1:]]
+    wanted = score(engine, Recipe(0, {"math": 1}), [(PROMPT, texts)])[0]
+    assert shown(page, "base") == pytest.approx(wanted, abs=CLOSE)
+    assert page.title() == "DogeRM Studio"
+
+
+def test_letting_go_of_lambda_after_a_change_of_text_scores_all_anew(visit):
+    page = visit()
+    page.fill("#response-A textarea", "Another answer")
+    Slider(page, "#lam").to(0.3)
+    page.wait_for_function("dogerm.view.frame.texts[0] === 'Another answer'")
+    whole(page)
+    assert page.evaluate("dogerm.view.curve.lams.length") == 21
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("   ", "Response A is empty."),
+        ("", "Response A is empty."),
+        ("x" * 100_000, r"Response A has 100\d\d\d tokens .* reads at most 256"),
+    ],
+)
+def test_bad_text_is_one_sentence_and_stays_in_its_box(visit, text, words):
+    page = visit()
+    page.fill("#response-A textarea", text)
+    page.click("#score")
+    toast = page.locator(".toast-body").first
+    toast.wait_for()
+    assert re.search(words, toast.inner_text())
+    assert page.locator("#response-A textarea").input_value() == text
+    assert len(shown(page, "base")) == 3  # the last answer is still there, marked stale
+    assert state(page) == "stale"
+
+
+def test_all_weights_zero_is_said(visit):
+    page = visit()
+    for name in ("math", "code"):
+        page.locator(f"#share-{name} input[type=range]").focus()
+        page.keyboard.press("Home")
+    toast = page.locator(".toast-body", has_text="weights are zero").first
+    toast.wait_for()
+    assert "all domain weights are zero".lower() in toast.inner_text().lower()
+
+
+def test_responses_are_added_and_taken_away_between_two_and_eight(visit):
+    page = visit()
+    for _ in range(8):
+        page.click("#more")
+        time.sleep(0.15)
+    page.wait_for_selector("#response-H textarea", state="visible")
+    for letter in "DEFGH":
+        page.fill(f"#response-{letter} textarea", f"Answer {letter} 🙂 مرحبا")
+    page.click("#score")
+    page.wait_for_function("dogerm.view.frame.texts.length === 8")
+    whole(page)
+    assert page.locator("#cards .card").count() == 8
+    for _ in range(8):
+        page.click("#fewer")
+        time.sleep(0.15)
+    page.wait_for_selector("#response-C textarea", state="hidden")
+    assert page.locator("#response-B textarea").is_visible()
+
+
+def test_two_browsers_never_see_each_others_numbers(visit, engine):
+    pages = [visit(), visit()]
+    lams = [0.1, 0.9]
+    for _ in range(3):
+        for page, lam in zip(pages, lams):
+            Slider(page, "#lam").to(lam)
+        for page in pages:
+            whole(page)
+            recipe = Recipe(lam_of(page), {"math": 1, "code": 1})
+            wanted = score(engine, recipe, [(PROMPT, ANSWERS)])[0]
+            assert shown(page, "merged") == pytest.approx(wanted, abs=CLOSE)
+        assert shown(pages[0], "merged") != shown(pages[1], "merged")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800), (1920, 1080)])
+def test_no_sideways_scroll_and_the_first_view_holds_what_matters(
+    visit, width, height, theme
+):
+    page = visit(width, height, f"?__theme={theme}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    whole(page)
+    if width < 1000:
+        page.mouse.wheel(0, 500)
+        page.wait_for_function("window.scrollY > 300")
+        box = page.locator("#lam").bounding_box()
+        assert 0 <= box["y"] < 200  # λ stays in sight
+        return
+    for part in ("#lam", "#verdict", "#cards", "#plot .js-plotly-plot", "#response-C"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= height, part
+
+
+def test_typed_endpoints_score_and_curve(url, engine):
+    client = Client(url, verbose=False)
+    api = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(api) == {"/score", "/curve"}
+    found = client.predict(
+        PROMPT, ANSWERS, 0.4, {"math": 3, "code": 1}, api_name="/score"
+    )
+    recipe = Recipe(0.4, {"math": 0.75, "code": 0.25})
+    wanted = score(engine, recipe, [(PROMPT, ANSWERS)])[0]
+    assert found["merged"] == pytest.approx(wanted, abs=CLOSE)
+    assert found["recipe"] == recipe.to_json() and found["formula"] == recipe.formula
+    base = score(engine, recipe.with_lam(0), [(PROMPT, ANSWERS)])[0]
+    assert found["base"] == pytest.approx(base, abs=CLOSE)
+    found = client.predict(PROMPT, ANSWERS, {"math": 1}, [0, 0.5, 1], api_name="/curve")
+    wanted = curve(engine, PROMPT, ANSWERS, {"math": 1}, [0, 0.5, 1]).to_json()
+    assert found["lams"] == [0, 0.5, 1]
+    for row, expected in zip(found["rewards"], wanted["rewards"]):
+        assert row == pytest.approx(expected, abs=CLOSE)
+    assert [f["before"] for f in found["flips"]] == [
+        f["before"] for f in wanted["flips"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((PROMPT, ANSWERS, 1.5, {"math": 1}), "between 0 and 1, got 1.5"),
+        ((PROMPT, ANSWERS, "much", {"math": 1}), "must be a number"),
+        ((PROMPT, ANSWERS, 0.5, {"math": 0}), "weights are zero"),
+        ((PROMPT, ANSWERS, 0.5, {"law": 1}), "no domain LM"),
+        ((PROMPT, ANSWERS[:1], 0.5, {"math": 1}), "2 to 8 responses, got 1"),
+        ((PROMPT, ANSWERS * 4, 0.5, {"math": 1}), "2 to 8 responses, got 12"),
+        (("", ANSWERS, 0.5, {"math": 1}), "instruction is empty"),
+        ((PROMPT, ["a", "<img src=x> \n "], 0.5, {"<b>": 1}), "&lt;b&gt;"),
+        ((PROMPT, ANSWERS, 0.5, {"math": 1}, "stir"), "no merge method"),
+    ],
+)
+def test_an_endpoint_answers_bad_input_with_the_librarys_sentence(
+    url, arguments, words
+):
+    client = Client(url, verbose=False)
+    with pytest.raises(AppError, match=re.escape(words)):
+        client.predict(*arguments, api_name="/score")
+
+
+def test_a_curve_of_one_point_is_refused(url):
+    client = Client(url, verbose=False)
+    with pytest.raises(AppError, match="at least two points"):
+        client.predict(PROMPT, ANSWERS, {"math": 1}, [0.5], api_name="/curve")
+
+
+def test_every_plotted_colour_is_one_the_pages_plotly_knows():
+    found = Curve(
+        (0.0, 0.5, 1.0),
+        tuple(tuple(i * lam for i in range(8)) for lam in (1, 2, 3)),
+        (Flip(0.3, 0, 1),),
+        Recipe(0, {"math": 1}),
+    )
+    for centred in (False, True):
+        text = reward_curve(found, 0.4, centred).to_json()
+        colours = re.findall(r'"(?:\w*color)":\s*"([^"]+)"', text)
+        assert len(colours) > 16
+        assert all(re.fullmatch(r"#[0-9a-f]{6}|rgba\([\d., ]+\)", c) for c in colours)
+
+
+def test_a_centred_curve_has_mean_zero_and_keeps_the_differences():
+    rewards = ((1.0, 3.0), (5.0, 4.0))
+    found = Curve((0.0, 1.0), rewards, (), Recipe(0, {"math": 1}))
+    raw, centred = (reward_curve(found, centred=flag).data for flag in (False, True))
+    for i in (0, 1):
+        assert centred[0].y[i] + centred[1].y[i] == pytest.approx(0)
+        assert centred[0].y[i] - centred[1].y[i] == pytest.approx(
+            raw[0].y[i] - raw[1].y[i]
+        )
