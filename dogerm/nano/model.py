@@ -138,9 +138,11 @@ def attention() -> str:
     return "sdpa" if torch.cuda.is_available() else "eager"
 
 
-def copy_lm(lm: LlamaForCausalLM) -> LlamaForCausalLM:
-    """A second LM with the same weights."""
-    return deepcopy(lm)
+def load_lm(folder: Path, device: torch.device | str = "cpu") -> LlamaForCausalLM:
+    """A language model of a family in float32, ready to train or to sample from."""
+    return LlamaForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=attention()
+    ).to(device)
 
 
 def reward_model_from(
@@ -229,7 +231,10 @@ def _continue(
     for _ in range(max_tokens):
         output = lm(input_ids=ids, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
-        shares = torch.softmax(output.logits[:, -1].float() / temperature, -1)
+        logits = output.logits[:, -1].float() / temperature
+        if not columns:
+            logits[:, stops] = -torch.inf  # an answer has at least one token
+        shares = torch.softmax(logits, -1)
         ids = torch.multinomial(shares, 1, generator=generator)  # (B, 1)
         columns.append(ids)
         done |= torch.isin(ids[:, 0], torch.tensor(stops, device=ids.device))

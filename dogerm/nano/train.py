@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from dogerm.nano.model import (
     Encoder,
     Size,
     batch_rewards,
-    copy_lm,
+    load_lm,
     new_lm,
     pad,
     reward_model_from,
@@ -91,15 +92,15 @@ class Preset:
     rm_head_std: float = 0.05
     replay: float = 0.25
     attempts: float = 0.3
-    attempt_problems: int = 3000
+    attempt_problems: int = 2000
 
 
 PRESETS = {
     "cpu": Preset(
         size=Size(192, 5, 6, 512),
-        base=Schedule(800, 64, 1.5e-3),
+        base=Schedule(600, 64, 1.5e-3),
         rm=Schedule(500, 32, 8e-4, 30),
-        lms={"math": Schedule(1000, 64, 8e-4), "code": Schedule(700, 64, 8e-4)},
+        lms={"math": Schedule(600, 48, 8e-4), "code": Schedule(450, 48, 8e-4)},
     ),
     "gpu": Preset(
         size=Size(256, 6, 8, 704),
@@ -151,8 +152,10 @@ def train_family(
     encoder = Encoder(tokenizer)
     with stage_bars() as bars:
         lm = new_lm(chosen.size, tokenizer, seed).to(where)
-        base = train_base(lm, encoder, chosen, seed, bars)
-        save_model(base, tokenizer, out / "base", card_of("base", preset, seed))
+        train_base(lm, encoder, chosen, seed, bars)
+        save_model(lm, tokenizer, out / "base", card_of("base", preset, seed))
+        # The others start from the base as saved, so that it is exactly their parent.
+        base = load_lm(out / "base", where)
         rm = train_rm(base, encoder, chosen, seed, bars)
         save_model(rm, tokenizer, out / "rm", card_of("rm", preset, seed))
         for domain in DOMAINS:
@@ -301,7 +304,7 @@ def train_domain_lm(
             return replace(attempt, reaction=grade)
         return draw_document(drawn, rng, reader)
 
-    lm, schedule = copy_lm(base), preset.lms[domain]
+    lm, schedule = deepcopy(base), preset.lms[domain]
     encode = partial(encode_document, encoder, answers_only=True)
     rows = batches(rng, schedule.batch, draw, encode)
     name = f"{domain} LM{', shuffled grades' if shuffled else ''}"
@@ -327,7 +330,7 @@ def graded_attempts(
     """
     rng = Random(f"attempts {seed}")
     pairs = [draw_pair("math", rng) for _ in range(preset.attempt_problems)]
-    answers = sample(base, encoder, [pair.prompt for pair in pairs], 4, seed)
+    answers = sample(base, encoder, [pair.prompt for pair in pairs], 2, seed)
     kinds: dict[bool, dict[tuple[str, str], Document]] = {False: {}, True: {}}
     for pair, attempts in zip(pairs, answers, strict=True):
         for attempt in attempts:
