@@ -11,6 +11,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from dogerm.charts import reward_curve
+from dogerm.engine import Engine
 from dogerm.recipe import Recipe
 from dogerm.scoring import score
 from dogerm.sweep import Curve, Flip, curve
@@ -271,6 +272,32 @@ def test_letting_go_of_lambda_after_a_change_of_text_scores_all_anew(visit):
     page.wait_for_function("dogerm.view.frame.texts[0] === 'Another answer'")
     whole(page)
     assert page.evaluate("dogerm.view.curve.lams.length") == 21
+
+
+def test_stop_ends_the_work_and_says_what_is_missing(visit, monkeypatch):
+    page = visit()
+    forward, calls = Engine.forward, []
+
+    def slow(engine, batch):
+        calls.append(time.monotonic())
+        time.sleep(0.15)
+        return forward(engine, batch)
+
+    monkeypatch.setattr(Engine, "forward", slow)
+    page.fill("#response-A textarea", "A slow answer")
+    page.click("#score")
+    page.wait_for_function("dogerm.view.frame.texts[0] === 'A slow answer'")
+    page.wait_for_function("dogerm.view.curve !== null")
+    page.click("#stop")
+    page.wait_for_function("document.getElementById('stale').textContent.length > 0")
+    assert page.inner_text("#stale").startswith("Stopped before the curve was whole")
+    time.sleep(0.8)  # what was under way when Stop was pressed ends
+    stopped = len(calls)
+    time.sleep(0.8)
+    assert len(calls) == stopped < 20
+    monkeypatch.undo()
+    page.click("#score")
+    whole(page)
 
 
 @pytest.mark.parametrize(

@@ -148,9 +148,10 @@ window.dogerm = (() => {
     if (view.plotted !== figure) {
       view.plotted = figure;
       const layout = structuredClone(figure.layout);
-      layout.font = { ...layout.font, color: style.color };
+      const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+      layout.font = { ...layout.font, color: style.color, size: 0.81 * rem };
       layout.hoverlabel = { ...layout.hoverlabel, bgcolor: style.getPropertyValue("--paper"), font: { color: style.color } };
-      layout.height = plot.parentElement.clientHeight || 300;
+      layout.height = plot.clientHeight;
       Plotly.react(plot, structuredClone(figure.data), layout, { responsive: true, displaylogo: false, displayModeBar: "hover" });
     }
     Plotly.relayout(plot, { "shapes[0].x0": view.lam, "shapes[0].x1": view.lam, "shapes[0].visible": true });

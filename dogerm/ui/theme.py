@@ -7,7 +7,10 @@ import gradio as gr
 _HERE = Path(__file__).parent
 
 CSS = (_HERE / "page.css").read_text(encoding="utf-8")
-HEAD = f"<script>{(_HERE / 'page.js').read_text(encoding='utf-8')}</script>"
+# Gradio scopes CSS to its container, so the root's size is set in the head: larger
+# type where a page is looked at from afar.
+_ROOT = "<style>@media (min-width: 1800px) { html { font-size: 18.5px; } }</style>"
+HEAD = f"{_ROOT}<script>{(_HERE / 'page.js').read_text(encoding='utf-8')}</script>"
 
 
 def theme() -> gr.themes.Base:
