@@ -22,6 +22,7 @@ from dogerm.errors import DeviceError, DogermError
 if TYPE_CHECKING:
     from dogerm.engine import Engine
     from dogerm.family import Family
+    from dogerm.inspection import Inspection
     from dogerm.recipe import Recipe
 
 
@@ -273,6 +274,72 @@ def sweep(
             _say(f"λ = {point.recipe.lam:g}: {point.metrics['Overall']}")
 
 
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Option(help="Folder, new or empty.")],
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "cpu",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float32|bfloat16|float16", show_default="the reward model's"
+        ),
+    ] = None,
+    load_in_8bit: In8bit = False,
+    lam: Lam = None,
+    share: Shares = None,
+    method: MethodName = "linear",
+    set: Settings = None,
+    parent: Parent = None,
+) -> None:
+    """Write the merged reward model as an ordinary checkpoint.
+
+    It is streamed: memory holds one parameter at a time, whatever the model's size.
+    """
+    from dogerm.export import export
+    from dogerm.inspection import size_text
+
+    models = _family(family, rm, lm, parent)
+    recipe = _recipe(models, lam, share, method, set)
+    _refuse_8bit(load_in_8bit)
+    _quieten()
+    with _progress("Writing") as advance:
+        written = export(models, recipe, out, dtype, device, on_progress=advance)
+    tokens = ", ".join(written.appended) or "none"
+    known = "" if written.tokens_added else ", unknown to the tokenizer"
+    print(
+        f"Wrote {out}: {size_text(written.nbytes)} in {len(written.files)} file(s); "
+        f"{len(written.merged)} parameters merged, {', '.join(written.kept)} kept, "
+        f"tokens appended: {tokens}{known}."
+    )
+    print(f"Load it: AutoModelForSequenceClassification.from_pretrained({str(out)!r})")
+
+
+@app.command()
+def inspect(
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    load_in_8bit: In8bit = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """How a family fits together and what memory it takes. Reads no weights."""
+    from dogerm.inspection import inspect
+
+    _refuse_8bit(load_in_8bit)
+    _quieten()
+    found = inspect(_family(family, rm, lm), device, dtype)
+    if as_json:
+        _output(None)
+        print(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
+    else:
+        _print_inspection(found)
+
+
 @nano.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder for the family's models.")],
@@ -350,11 +417,15 @@ def _engine(
 ) -> Engine:
     from dogerm.engine import Engine
 
-    if load_in_8bit:
-        raise DeviceError("8-bit weights are not supported; leave out --load-in-8bit.")
+    _refuse_8bit(load_in_8bit)
     _quieten()
     with _console().status(f"Loading {family.name} …"):
         return Engine.load(family, device, dtype)
+
+
+def _refuse_8bit(wanted: bool) -> None:
+    if wanted:
+        raise DeviceError("8-bit weights are not supported; leave out --load-in-8bit.")
 
 
 def _quieten() -> None:
@@ -372,21 +443,20 @@ def _console():
 
 
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def _progress(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
     """A bar on standard error while someone is looking; yields what moves it on."""
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import Progress
 
     console = _console()
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn())
     with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
+        console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)
+
+        def advance(done: int, total: int | None = total) -> None:
+            bar.update(task, advance=done, total=total)
+
+        yield advance
 
 
 def _output(path: str | Path | None):
@@ -415,6 +485,52 @@ def _counts(tokens) -> str:
     if tokens.cut:
         counts += f", {tokens.cut} conversations cut"
     return counts
+
+
+def _print_inspection(found: Inspection) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from dogerm.inspection import size_text
+
+    models = {"reward model": found.rm} | dict(found.lms)
+    columns = [Column(name, overflow="fold") for name in models]
+    table = Table("", *columns, title=found.family["name"], title_justify="left")
+    facts = {
+        "from": lambda m: m.source,
+        "architecture": lambda m: m.architecture,
+        "parameters": lambda m: f"{m.parameters:,}",
+        "stored": lambda m: f"{size_text(m.nbytes)} {m.dtype}",
+        "embedding rows": lambda m: f"{m.rows:,}",
+        "tokens shared": lambda m: _count(m.shared),
+        "  of those with another id": lambda m: _count(m.moved),
+        "tokens only the RM has": lambda m: _count(m.rm_only),
+        "tokens only it has": lambda m: _count(m.own),
+        "chat template": lambda m: "yes" if m.chat_template else "no",
+        "pad token is eos": lambda m: "yes" if m.pad_is_eos else "no",
+        "left out": lambda m: ", ".join(m.left_out) or "–",
+    }
+    for fact, of in facts.items():
+        table.add_row(fact, *map(of, models.values()))
+    memory = found.memory
+    where = "held on the device" if memory.held else "mapped from disk"
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(
+        f"Merged: {len(found.merged)} parameters, {found.rows:,} embedding rows "
+        f"({len(found.appended)} appended). Kept: {', '.join(found.kept)}."
+    )
+    console.print(
+        f"Memory on {memory.device}: {size_text(memory.needed)} of "
+        f"{size_text(memory.available)} free, before activations: live model "
+        f"{size_text(memory.live)} in {memory.dtype}; sources {size_text(memory.sources)}, {where}."
+    )
+    for warning in found.warnings:
+        console.print(f"Warning: {warning}", markup=False)
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"
 
 
 def _say(line: str) -> None:

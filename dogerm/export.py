@@ -1,0 +1,427 @@
+"""A merge written to disk as an ordinary checkpoint, one parameter at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
+
+from dogerm.benchmarks.report import described, versions
+from dogerm.checkpoint import (
+    Checkpoint,
+    Compatibility,
+    compare,
+    empty_reward_model,
+)
+from dogerm.engine import Sources, device_named, dtype_named
+from dogerm.errors import CheckpointError
+from dogerm.family import Family
+from dogerm.inspection import size_text
+from dogerm.merge import METHODS, check_method
+from dogerm.recipe import Recipe
+
+SHARD_BYTES = 5_000_000_000
+CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+CARD = """---
+{header}
+---
+# {name}, merged: {formula}
+
+A reward model (one number for an answer) made with DogeRM Studio by merging a general
+reward model with language models of a domain. Method {method} ({source}).
+
+| model | source | part |
+|---|---|---|
+{parts}
+
+- parameters merged: {merged}; kept from the reward model: {kept}
+- appended, as only the language models have them: {appended}
+- stored in {dtype}, {size}; made with {versions}; the recipe is in `dogerm.json`
+
+## How to load
+
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+folder = "."  # where these files are
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto")
+conversation = [
+    {{"role": "user", "content": "What is 2 + 2?"}},
+    {{"role": "assistant", "content": "4"}},
+]
+text = tokenizer.apply_chat_template(conversation, tokenize=False)
+ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+with torch.inference_mode():
+    reward = model(ids).logits.item()
+```
+{system}
+Only differences between rewards of one and the same model mean something. What the
+sources may be used for holds for this model too.
+"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Args:
+        folder: the checkpoint.
+        files: its weight files.
+        nbytes: of all weights.
+        merged, kept: parameters merged, and kept from the reward model.
+        appended: tokens that only LMs have, whose rows follow the reward model's.
+        tokens_added: whether the saved tokenizer knows them all.
+        seconds: wall time.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    nbytes: int
+    merged: tuple[str, ...]
+    kept: tuple[str, ...]
+    appended: tuple[str, ...]
+    tokens_added: bool
+    seconds: float
+
+
+def export(
+    family: Family,
+    recipe: Recipe,
+    out: str | Path,
+    dtype: str | None = None,
+    device: str = "cpu",
+    shard_bytes: int = SHARD_BYTES,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Export:
+    """Write the recipe's merge to a folder that plain transformers loads.
+
+    The weights are those of the live engine in the same dtype, bit for bit. Memory
+    holds one parameter at a time. The folder appears when all of it is on disk.
+
+    Args:
+        out: a folder that is not there yet, or empty.
+        dtype: float32, bfloat16, float16; None: the reward model's stored one.
+        device: where each parameter is merged.
+        shard_bytes: a weight file is no larger, unless one parameter alone is.
+        on_progress: called with the bytes written since the last call, and in all.
+
+    Raises:
+        CheckpointError, CheckpointMismatch: the sources cannot be read or merged;
+            one holds NaN or infinity; out is taken; the disk has too little room.
+        RecipeError: the recipe cannot be meant.
+    """
+    started = time.perf_counter()
+    out = Path(out)
+    check_method(recipe)
+    family.recipe(shares=recipe.shares)  # names an LM that is not there
+    _check_free(out)
+    place = device_named(device)
+    rm = Checkpoint(family.rm, "the reward model")
+    lms = {name: Checkpoint(source, name) for name, source in family.lms.items()}
+    fit = compare(rm, lms)
+    precision = dtype_named(dtype) if dtype else _stored_dtype(rm)
+    model = empty_reward_model(rm.config)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    shapes[fit.embedding] = (fit.vocabulary.size, *shapes[fit.embedding][1:])
+    shards = _shards(shapes, precision, shard_bytes)
+    nbytes = sum(shard.nbytes for shard in shards)
+    _check_room(out, nbytes)
+
+    def merged(name: str) -> Tensor:
+        # Sources of its own for each parameter, released after it: nothing stays.
+        result = torch.empty(shapes[name], dtype=precision, device=place)
+        Sources(rm, lms, fit).merge_into(result, name, recipe)
+        _check_finite(result, name, (rm, *(lms[n] for n in recipe.shares)))
+        for checkpoint in (rm, *lms.values()):
+            checkpoint.release()
+        return result.cpu()
+
+    with _appearing(out) as folder:
+        for shard in shards:
+            with (folder / shard.file).open("wb") as file:
+                for name in shard.write(file):
+                    tensor = merged(name)
+                    file.write(_raw(tensor))
+                    if on_progress:
+                        on_progress(tensor.nbytes, nbytes)
+        if len(shards) > 1:
+            _write_json(folder / "model.safetensors.index.json", _index(shards))
+        _save_config(model, fit.vocabulary.size, precision, folder)
+        tokenizer = _tokenizer(rm, lms, family, fit)
+        tokenizer.save_pretrained(folder)
+        result = Export(
+            folder=out,
+            files=tuple(shard.file for shard in shards),
+            nbytes=nbytes,
+            merged=fit.merged,
+            kept=fit.kept,
+            appended=fit.vocabulary.appended,
+            tokens_added=set(fit.vocabulary.appended) <= set(tokenizer.get_vocab()),
+            seconds=time.perf_counter() - started,
+        )
+        name = str(precision).removeprefix("torch.")
+        _write_json(folder / "dogerm.json", _record(family, recipe, result, name))
+        card = _card(family, recipe, result, name)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return result
+
+
+def _stored_dtype(rm: Checkpoint) -> torch.dtype:
+    return rm.dtype if rm.dtype in CODES else torch.float32
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One safetensors file, laid out before any weight is read.
+
+    safetensors' own save_file wants all tensors of a file at once; a header only
+    needs names, shapes and dtype, so here it goes first and the tensors follow one
+    by one: 8 bytes of header length, the header in JSON, the raw values.
+    """
+
+    file: str
+    shapes: dict[str, tuple[int, ...]]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return sum(_nbytes(shape, self.dtype) for shape in self.shapes.values())
+
+    def write(self, file: BinaryIO) -> Iterator[str]:
+        """Write the header, then yield each name in the order its values must follow."""
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name, shape in self.shapes.items():
+            start, end = end, end + _nbytes(shape, self.dtype)
+            header[name] = {
+                "dtype": CODES[self.dtype],
+                "shape": shape,
+                "data_offsets": [start, end],
+            }
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)  # so that the values start aligned
+        file.write(len(text).to_bytes(8, "little") + text)
+        yield from self.shapes
+
+
+def _shards(
+    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, limit: int
+) -> list[_Shard]:
+    parts: list[dict[str, tuple[int, ...]]] = [{}]
+    size = 0
+    for name, shape in shapes.items():
+        size += _nbytes(shape, dtype)
+        if parts[-1] and size > limit:
+            parts.append({})
+            size = _nbytes(shape, dtype)
+        parts[-1][name] = shape
+    if len(parts) == 1:
+        return [_Shard("model.safetensors", parts[0], dtype)]
+    return [
+        _Shard(f"model-{i:05}-of-{len(parts):05}.safetensors", part, dtype)
+        for i, part in enumerate(parts, start=1)
+    ]
+
+
+def _nbytes(shape: Sequence[int], dtype: torch.dtype) -> int:
+    return torch.Size(shape).numel() * dtype.itemsize
+
+
+def _raw(tensor: Tensor) -> memoryview:
+    """The tensor's values as they lie in memory (little-endian, as the format wants)."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def _index(shards: Sequence[_Shard]) -> dict[str, Any]:
+    return {
+        "metadata": {"total_size": sum(shard.nbytes for shard in shards)},
+        "weight_map": {name: shard.file for shard in shards for name in shard.shapes},
+    }
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise CheckpointError(
+            f"{out} is there already. Name a folder that is not, or empty it first."
+        )
+
+
+def _check_room(out: Path, nbytes: int) -> None:
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(parent).free
+    if free < nbytes + (64 << 20):  # the tokenizer and the rest
+        raise CheckpointError(
+            f"the merged weights take {size_text(nbytes)} and {parent} has "
+            f"{size_text(free)} free. Make room, or choose another place."
+        )
+
+
+def _check_finite(result: Tensor, name: str, sources: Sequence[Checkpoint]) -> None:
+    if result.isfinite().all():
+        return
+    for checkpoint in sources:
+        if name not in checkpoint.tensors:
+            continue
+        if wrong := int((~checkpoint.read(name).isfinite()).sum()):
+            raise CheckpointError(
+                f"{name} of {checkpoint.name} ({checkpoint.tensors[name].file}) holds "
+                f"{wrong} values that are NaN or infinite. Nothing was written."
+            )
+    dtype = str(result.dtype).removeprefix("torch.")
+    wrong = int((~result.isfinite()).sum())
+    raise CheckpointError(
+        f"{wrong} merged values of {name} are beyond what {dtype} can hold. "
+        "Use --dtype bfloat16 or float32."
+    )
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A hidden folder beside out that takes its name when the block ends without an error."""
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    try:
+        yield partial
+        for file in (*partial.iterdir(), partial):
+            _sync(file)
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o777 & ~umask)  # mkdtemp's is for this user alone
+        try:
+            os.rename(partial, out)
+        except OSError:
+            _check_free(out)  # it was taken while we wrote
+            raise
+        _sync(out.absolute().parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _save_config(
+    model: PreTrainedModel, rows: int, dtype: torch.dtype, folder: Path
+) -> None:
+    config = deepcopy(model.config)
+    config.vocab_size = rows
+    config.dtype = dtype
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+
+
+def _tokenizer(
+    rm: Checkpoint, lms: Mapping[str, Checkpoint], family: Family, fit: Compatibility
+) -> PreTrainedTokenizerBase:
+    """The reward model's tokenizer, with the appended tokens where their ids fit their rows.
+
+    They do not where the reward model's table has rows that no token names.
+    """
+    tokenizer = deepcopy(rm.tokenizer)
+    tokenizer.chat_template = family.template or tokenizer.chat_template
+    appended = fit.vocabulary.appended
+    if not appended:
+        return tokenizer
+    extended = deepcopy(tokenizer)
+    extended.add_tokens([_added(token, lms) for token in appended])
+    first = rm.tensors[fit.embedding].shape[0]
+    ids = extended.convert_tokens_to_ids(list(appended))
+    return extended if ids == list(range(first, first + len(ids))) else tokenizer
+
+
+def _added(token: str, lms: Mapping[str, Checkpoint]) -> AddedToken | str:
+    """The token as its LM's tokenizer has it: special or not, stripped or not."""
+    for lm in lms.values():
+        for added in lm.tokenizer.added_tokens_decoder.values():
+            if added.content == token:
+                return added
+    return token
+
+
+def _record(family: Family, recipe: Recipe, result: Export, dtype: str) -> dict:
+    return {
+        "recipe": recipe.to_json(),
+        "family": described(family),
+        "dtype": dtype,
+        "merged": len(result.merged),
+        "kept": list(result.kept),
+        "appended": list(result.appended),
+        "tokens_added": result.tokens_added,
+        "versions": versions(),
+    }
+
+
+def _card(family: Family, recipe: Recipe, result: Export, dtype: str) -> str:
+    """A model card: what was merged and how, and how to load it."""
+    sources = {"rm": family.rm} | {name: family.lms[name] for name in recipe.shares}
+    hub = [s for s in sources.values() if not Path(s).is_dir()]
+    parts = "\n".join(
+        f"| {'reward model' if name == 'rm' else name} | {_shown(sources[name])} "
+        f"| {part:.4g} |"
+        for name, part in recipe.coefficients.items()
+    )
+    options = ", ".join(f"{name} = {value}" for name, value in recipe.options.items())
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["reward-model", "merge", "dogerm"],
+    } | ({"base_model": hub, "base_model_relation": "merge"} if hub else {})
+    # JSON is YAML, and quotes what needs it.
+    header = "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
+    return CARD.format(
+        header=header,
+        name=family.title or family.name,
+        formula=recipe.formula,
+        method=f"{recipe.method}: {METHODS[recipe.method].formula}"
+        + (f", {options}" if options else ""),
+        source=METHODS[recipe.method].source,
+        parts=parts,
+        merged=len(result.merged),
+        kept=", ".join(f"`{name}`" for name in result.kept),
+        appended=_appended(result),
+        dtype=dtype,
+        size=size_text(result.nbytes),
+        system=f"\nEvery conversation starts with this system message:\n\n"
+        f"```\n{family.system}\n```\n"
+        if family.system
+        else "",
+        versions=", ".join(f"{name} {number}" for name, number in versions().items()),
+    )
+
+
+def _shown(source: str) -> str:
+    """A hub id as it is; of a folder its name, as a card is made to be published."""
+    return f"`{Path(source).resolve().name if Path(source).is_dir() else source}`"
+
+
+def _appended(result: Export) -> str:
+    if not result.appended:
+        return "none"
+    tokens = ", ".join(f"`{token}`" for token in result.appended[:8])
+    more = f" and {len(result.appended) - 8} more" if result.appended[8:] else ""
+    known = "" if result.tokens_added else ", unknown to the tokenizer"
+    return f"{len(result.appended)} tokens ({tokens}{more}{known})"
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    text = json.dumps(data, ensure_ascii=False, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")

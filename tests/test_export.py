@@ -1,0 +1,287 @@
+"""A merge on disk: the live engine's bits, plain transformers' layout, whole or not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import byte_tokenizer, llama_config, save_lm, save_rm
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaForSequenceClassification,
+)
+from typer.testing import CliRunner
+
+from dogerm.cli import app
+from dogerm.engine import Engine
+from dogerm.errors import CheckpointError, RecipeError
+from dogerm.export import export
+from dogerm.family import Family
+from dogerm.inspection import inspect
+from dogerm.recipe import Recipe
+from dogerm.scoring import score
+
+HEAD = "score.weight"
+EMBEDDING = "model.embed_tokens.weight"
+DTYPES = ["float32", "bfloat16", "float16"]
+
+
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder, read by safetensors itself."""
+    tensors = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors |= load_file(file)
+    return tensors
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kept_as", [torch.float16, torch.float32])
+def test_the_weights_are_the_live_engines_bit_for_bit(tmp_path, dtype, kept_as):
+    rm = save_rm(tmp_path / "rm", dtype=kept_as)
+    lms = {
+        "math": save_lm(tmp_path / "math", 1, dtype=kept_as),
+        "code": save_lm(tmp_path / "code", 2, extra=["[PAD]"], dtype=kept_as),
+    }
+    family = Family.of(rm, lms)
+    recipe = Recipe(0.35, {"math": 2, "code": 1})
+    engine = Engine.load(family, "cpu", dtype)
+    engine.apply(recipe)
+    export(family, recipe, tmp_path / "out", dtype)
+    written = stored(tmp_path / "out")
+    assert set(written) == set(engine.parameters)
+    for name, parameter in engine.parameters.items():
+        assert bits(written[name]) == bits(parameter), name
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.3, 0.75, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_weights_are_the_formula_in_float32_then_cast(
+    folders, tmp_path, lam, dtype
+):
+    family = Family.of(folders["rm"], {"code": folders["padded"]})
+    name = str(dtype).removeprefix("torch.")
+    export(family, Recipe(lam, {"code": 1}), tmp_path / "out", name)
+    written = stored(tmp_path / "out")
+    rm, lm = stored(folders["rm"]), stored(folders["padded"])
+    assert bits(written.pop(HEAD)) == bits(rm.pop(HEAD).to(dtype))
+    assert bits(written[EMBEDDING][-1]) == bits(lm[EMBEDDING][-1].to(dtype))  # [PAD]
+    written[EMBEDDING], lm[EMBEDDING] = written[EMBEDDING][:-1], lm[EMBEDDING][:-1]
+    for name, tensor in rm.items():
+        merged = (1 - lam) * tensor.float() + lam * lm[name].float()
+        wanted = merged.to(dtype)
+        assert tensor.shape == written[name].shape and written[name].dtype == dtype
+        # One unit in the last place, and float32's own rounding where parts cancel.
+        unit = torch.finfo(dtype).eps * wanted.float().abs()
+        slack = (
+            2 * torch.finfo(torch.float32).eps * tensor.float().abs().clamp(min=1e-3)
+        )
+        difference = (written[name].float() - wanted.float()).abs()
+        assert (difference <= unit + slack).all(), name
+
+
+def test_plain_transformers_loads_it_and_gives_the_live_rewards(
+    family, engine, tmp_path
+):
+    out = tmp_path / "out"
+    recipe = Recipe(0.4, {"math": 1, "code": 1})
+    export(family, recipe, out, "float32")
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert isinstance(model, LlamaForSequenceClassification)
+    assert model.dtype == torch.float32
+    assert model.config.vocab_size == len(tokenizer) == 263
+    assert tokenizer.convert_tokens_to_ids("[PAD]") == 262
+    talk = [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "It is 4 😀"},
+    ]
+    text = tokenizer.apply_chat_template(talk, tokenize=False)
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        reward = model(ids).logits.item()
+    [[wanted]] = score(engine, recipe, [("2 + 2?", ["It is 4 😀"])])
+    assert reward == pytest.approx(wanted, abs=1e-5)
+
+
+def test_large_models_are_written_in_shards_with_an_index(family, tmp_path):
+    recipe = family.recipe(0.5)
+    whole = export(family, recipe, tmp_path / "whole")
+    parts = export(family, recipe, tmp_path / "parts", shard_bytes=20_000)
+    assert whole.files == ("model.safetensors",)
+    assert len(parts.files) > 2
+    index = json.loads((tmp_path / "parts/model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == parts.nbytes
+    for name, file in index["weight_map"].items():
+        assert name in load_file(tmp_path / "parts" / file)
+    for file in parts.files:
+        one = load_file(tmp_path / "parts" / file)
+        assert len(one) == 1 or sum(t.nbytes for t in one.values()) <= 20_000
+    shards, single = stored(tmp_path / "parts"), stored(tmp_path / "whole")
+    assert {n: bits(t) for n, t in shards.items()} == {
+        n: bits(t) for n, t in single.items()
+    }
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "parts")
+    assert bits(loaded.score.weight) == bits(single[HEAD])
+
+
+def test_the_dtype_is_the_reward_models_unless_named(family, folders, tmp_path):
+    export(family, family.recipe(), tmp_path / "out")
+    assert stored(tmp_path / "out")[HEAD].dtype == torch.float16
+    assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == "float16"
+
+
+def test_the_card_and_the_record_name_the_recipe(family, tmp_path):
+    recipe = Recipe(0.35, {"math": 0.6, "code": 0.4})
+    export(family, recipe, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    for part in (recipe.formula, "[PAD]", HEAD, "from_pretrained", "0.21", "0.14"):
+        assert part in card
+    assert str(tmp_path.parent) not in card  # made to be published
+    record = json.loads((tmp_path / "out/dogerm.json").read_text())
+    assert Recipe.from_json(record["recipe"]) == recipe
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_tokens_whose_ids_would_not_fit_their_rows_are_not_added(folders, tmp_path):
+    config = llama_config(270, num_labels=1)  # eight rows that no token names
+    LlamaForSequenceClassification(config).half().save_pretrained(tmp_path / "rm")
+    byte_tokenizer().save_pretrained(tmp_path / "rm")
+    family = Family.of(tmp_path / "rm", {"code": folders["padded"]})
+    written = export(family, family.recipe(0.5), tmp_path / "out")
+    assert written.appended == ("[PAD]",) and not written.tokens_added
+    assert stored(tmp_path / "out")[EMBEDDING].shape[0] == 271
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 262
+    assert "unknown to the tokenizer" in (tmp_path / "out/README.md").read_text()
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("value", "lam"), [(torch.nan, 0.5), (torch.inf, 0.5), (-torch.inf, 1.0)]
+)
+def test_weights_that_are_no_numbers_are_named_and_counted(
+    folders, tmp_path, value, lam
+):
+    lm = save_lm(tmp_path / "lm", 4)
+    tensors = load_file(lm / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name][3, 5:8] = value
+    save_file(tensors, lm / "model.safetensors", metadata={"format": "pt"})
+    family = Family.of(folders["rm"], {"math": lm})
+    with pytest.raises(CheckpointError) as caught:
+        export(family, family.recipe(lam), tmp_path / "out")
+    for part in (name, "of math", str(lm / "model.safetensors"), "3 values"):
+        assert part in str(caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["lm"]  # not a trace of it
+
+
+def test_a_merge_beyond_float16_says_so(folders, tmp_path):
+    rm = save_rm(tmp_path / "rm", dtype=torch.float32)
+    tensors = load_file(rm / "model.safetensors")
+    tensors["model.norm.weight"][:2] = 1e6
+    save_file(tensors, rm / "model.safetensors", metadata={"format": "pt"})
+    family = Family.of(rm, {"math": folders["plain"]})
+    with pytest.raises(CheckpointError, match="2 merged values of model.norm.weight"):
+        export(family, family.recipe(0.5), tmp_path / "out", "float16")
+    export(family, family.recipe(0.5), tmp_path / "out", "bfloat16")
+
+
+def test_a_folder_with_something_in_it_is_left_alone(family, tmp_path):
+    (tmp_path / "mine").write_text("kept")
+    with pytest.raises(CheckpointError, match="is there already"):
+        export(family, family.recipe(), tmp_path)
+    with pytest.raises(CheckpointError, match="is there already"):
+        export(family, family.recipe(), tmp_path / "mine")
+    assert (tmp_path / "mine").read_text() == "kept"
+    (tmp_path / "empty").mkdir()
+    export(family, family.recipe(), tmp_path / "empty")
+    assert (tmp_path / "empty/model.safetensors").is_file()
+
+
+def test_a_merge_cut_short_leaves_no_folder(family, tmp_path):
+    def interrupted(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(family, family.recipe(), tmp_path / "out", on_progress=interrupted)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_room_is_said_before_anything_is_written(
+    family, tmp_path, monkeypatch
+):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(CheckpointError, match="take 0.05 MB and .* has 0.00 MB free"):
+        export(family, family.recipe(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_that_cannot_be_meant_writes_nothing(family, tmp_path):
+    with pytest.raises(RecipeError, match="no domain LM 'law'"):
+        export(family, Recipe(0.5, {"law": 1}), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def source(folders) -> list[str]:
+    lms = [f"--lm=math={folders['plain']}", f"--lm=code={folders['padded']}"]
+    return [f"--rm={folders['rm']}", *lms]
+
+
+def test_the_command_says_where_it_wrote_and_how_to_load_it(folders, tmp_path):
+    out = tmp_path / "out"
+    command = ["merge", *source(folders), "--lam=0.2", f"--out={out}"]
+    result = CliRunner().invoke(app, [*command, "--dtype=bfloat16"])
+    assert result.exit_code == 0, result.output
+    assert str(out) in result.stdout and "from_pretrained" in result.stdout
+    assert "[PAD]" in result.stdout and result.stderr == ""
+    assert stored(out)[HEAD].dtype == torch.bfloat16
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 1
+    assert again.stderr.startswith(f"error: {out} is there already.")
+
+
+def test_inspect_counts_tokens_and_tensors_without_reading_weights(
+    folders, monkeypatch
+):
+    def read(self, name):
+        raise AssertionError(f"{name} was read")
+
+    monkeypatch.setattr("dogerm.checkpoint.Checkpoint.read", read)
+    family = Family.of(folders["rm"], {"m": folders["moved"], "p": folders["padded"]})
+    found = inspect(family, "cpu", "float16")
+    rm = stored(folders["rm"])
+    values = sum(tensor.numel() for tensor in rm.values())
+    assert found.rm.parameters == values and found.rm.nbytes == 2 * values
+    assert found.memory.live == 2 * (values + rm[EMBEDDING].shape[1])  # and [PAD]'s row
+    assert len(found.merged) == len(rm) - 1 and found.kept == (HEAD,)
+    assert found.appended == ("[PAD]",) and found.rows == 263
+    padded, moved = found.lms["p"], found.lms["m"]
+    assert (padded.shared, padded.own, padded.rm_only, padded.moved) == (262, 1, 0, 0)
+    assert (moved.shared, moved.own, moved.moved) == (262, 0, 256)
+    assert padded.left_out == ("lm_head.weight",) and not padded.pad_is_eos
+
+
+def test_inspect_prints_a_table_or_json(folders):
+    result = CliRunner().invoke(app, ["inspect", *source(folders)])
+    assert result.exit_code == 0, result.output
+    assert "lm_head.weight" in result.stdout and "1 appended" in result.stdout
+    result = CliRunner().invoke(app, ["inspect", *source(folders), "--json"])
+    found = json.loads(result.stdout)
+    assert found["lms"]["code"]["own"] == 1 and found["rm"]["dtype"] == "float16"
+    assert found["memory"]["needed"] > found["memory"]["live"]
+
+
+def test_inspect_warns_of_settings_that_differ(folders, tmp_path):
+    lm = save_lm(tmp_path / "lm", 3)
+    config = json.loads((lm / "config.json").read_text())
+    (lm / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
+    (lm / "chat_template.jinja").write_text("{{ messages }}")
+    found = inspect(Family.of(folders["rm"], {"math": lm}))
+    assert any("rms_norm_eps" in warning for warning in found.warnings)
+    assert any("chat template of 'math'" in warning for warning in found.warnings)
