@@ -1,7 +1,6 @@
-"""A checkpoint on disk: names and shapes from its headers, tensors read when asked.
+"""A checkpoint on disk, and how a reward model and its LMs fit together.
 
-Weights come from safetensors files only, memory-mapped; nothing is unpickled and no
-code from a checkpoint is run.
+No code from a checkpoint is ever run.
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,32 +24,28 @@ from transformers import (
 )
 
 from dogerm.errors import CheckpointError, CheckpointMismatch
+from dogerm.weights import (
+    Adapted,
+    TensorInfo,
+    Weights,
+    adapter_settings,
+    one_line,
+    open_file,
+    open_weights,
+)
 
-DTYPES = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F64": torch.float64,
+# Value heads as TRL and LLaMA-Factory save them, under the names transformers gives a
+# reward model's head.
+VALUE_HEAD = {
+    "v_head.summary.weight": "score.weight",
+    "v_head.summary.bias": "score.bias",
 }
 # Settings that change what the same weights compute; a difference is worth a warning.
 _TELLING = ("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window")
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where one tensor is and what it looks like."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    file: Path
-
-    @property
-    def nbytes(self) -> int:
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
-
-
 class Checkpoint:
-    """One model on disk.
+    """One model on disk: a whole one, or a LoRA adapter folded into its base as it is read.
 
     Args:
         source: a folder in Hugging Face layout, or a hub id with an optional @revision.
@@ -66,22 +59,32 @@ class Checkpoint:
     def __init__(self, source: str | Path, name: str):
         self.source, self.name = str(source), name
         self.folder = located(self.source, name)
-        self.config = self._read_config()
-        self.tensors: dict[str, TensorInfo] = {}
-        for file in self._weight_files():
-            self._read_header(file)
-        self._files: dict[Path, Any] = {}
+        self.base: Checkpoint | None = None
+        if (self.folder / "adapter_config.json").is_file():
+            self.base = Checkpoint(self._base_source(), f"the base of {name}")
+            self.config = self.base.config
+            self._weights: Weights = Adapted(self.base._weights, self.folder, name)
+        else:
+            self.config = self._read_config()
+            self._weights = open_weights(self.folder, name)
+        self._found = {
+            stored: (self._weights, stored) for stored in self._weights.tensors
+        }
+        self._find_value_head()
+        self.tensors: dict[str, TensorInfo] = {
+            name: weights.tensors[stored]
+            for name, (weights, stored) in self._found.items()
+        }
 
     def read(self, name: str) -> Tensor:
-        """The stored tensor, on the CPU, in its stored dtype; memory-mapped, not to be written to."""
-        info = self.tensors[name]
-        if info.file not in self._files:
-            self._files[info.file] = self._open(info.file)
-        return self._files[info.file].get_tensor(name)
+        """The tensor, on the CPU, in its stored dtype; memory-mapped, not to be written to."""
+        weights, stored = self._found[name]
+        return weights.read(stored)
 
     def release(self) -> None:
         """Unmap the files: pages that were read no longer count as this process's memory."""
-        self._files.clear()
+        for weights, _ in self._found.values():
+            weights.release()
 
     @property
     def nbytes(self) -> int:
@@ -98,10 +101,12 @@ class Checkpoint:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         try:
-            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+            return AutoTokenizer.from_pretrained(
+                self._tokenizer_folder(), trust_remote_code=False
+            )
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
             raise CheckpointError(
-                f"the tokenizer of {self.name} ({self.folder}) cannot be read: {_line(error)}"
+                f"the tokenizer of {self.name} ({self.folder}) cannot be read: {one_line(error)}"
             ) from None
 
     def rows(self, embedding: str) -> list[str]:
@@ -126,48 +131,30 @@ class Checkpoint:
             return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
         except (ValueError, OSError, KeyError) as error:
             raise CheckpointError(
-                f"{self.name}: {file} cannot be read: {_line(error)}"
+                f"{self.name}: {file} cannot be read: {one_line(error)}"
             ) from None
 
-    def _weight_files(self) -> list[Path]:
-        index = self.folder / "model.safetensors.index.json"
-        if index.is_file():
-            try:
-                shards = set(json.loads(index.read_text())["weight_map"].values())
-            except (ValueError, KeyError, AttributeError):
-                raise CheckpointError(
-                    f"{self.name}: {index} cannot be read; it should be JSON with a weight_map."
-                ) from None
-            files = [self.folder / shard for shard in sorted(shards)]
-        else:
-            files = [self.folder / "model.safetensors"]
-        for file in files:
-            if not file.is_file():
-                raise CheckpointError(
-                    f"{self.name}: {file} is missing. Download the checkpoint again, whole."
-                )
-        return files
+    def _base_source(self) -> str:
+        """Where the adapter's base is: beside the adapter, if its path says so, or as named."""
+        named = adapter_settings(self.folder, self.name)["base_model_name_or_path"]
+        beside = self.folder / named
+        return str(beside) if beside.is_dir() else named
 
-    def _open(self, file: Path):
-        try:
-            return safe_open(file, framework="pt", device="cpu")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{self.name}: {file} is truncated or not a safetensors file "
-                f"({_line(error)}). Download it again."
-            ) from None
+    def _tokenizer_folder(self) -> Path:
+        own = (self.folder / "tokenizer_config.json").is_file()
+        return self.folder if own or not self.base else self.base._tokenizer_folder()
 
-    def _read_header(self, file: Path) -> None:
-        with self._open(file) as opened:
-            for name in opened.keys():  # noqa: SIM118 (not a mapping)
-                view = opened.get_slice(name)
-                dtype = DTYPES.get(view.get_dtype())
-                if dtype is None:
-                    raise CheckpointError(
-                        f"{self.name}: {name} in {file} is stored as {view.get_dtype()}; "
-                        "only float32, bfloat16 and float16 weights can be merged."
-                    )
-                self.tensors[name] = TensorInfo(tuple(view.get_shape()), dtype, file)
+    def _find_value_head(self) -> None:
+        """Gives a value head, in the weights or in a file of its own, a reward head's names."""
+        for end in ("safetensors", "bin"):
+            file = self.folder / f"value_head.{end}"
+            if file.is_file() and not set(VALUE_HEAD) & set(self._found):
+                head = open_file(file, self.name)
+                self._found |= {stored: (head, stored) for stored in head.tensors}
+        for stored, name in VALUE_HEAD.items():
+            if stored in self._found:
+                self._found[name] = self._found.pop(stored)
+                self.config.num_labels = 1
 
 
 @dataclass(frozen=True)
@@ -199,7 +186,8 @@ class Compatibility:
     Args:
         merged: parameters that are merged.
         kept: parameters kept from the reward model (its score head).
-        left_out: per LM, tensors of its file that a reward model has no place for.
+        left_out: per LM, tensors of its file that a reward model has no place for;
+            `rm` for those of the reward model's own file, if any.
         embedding: name of the embedding table, which `vocabulary` aligns.
         warnings: sentences on settings that differ and should not.
     """
@@ -219,13 +207,17 @@ def compare(rm: Checkpoint, lms: Mapping[str, Checkpoint]) -> Compatibility:
         CheckpointMismatch: another architecture, a tensor of another shape, one that
             is missing, or one that belongs nowhere. Names it, with both shapes.
     """
-    model = empty_reward_model(rm.config)
+    with torch.device("meta"):
+        model = empty_reward_model(rm)
     embedding = embedding_name(model)
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    head = {name for name, _ in model.named_parameters() if _in_head(name, model)}
+    head = {name for name in expected if not name.startswith(_body(model))}
     merged = [name for name in expected if name not in head]
-    _check_tensors(rm, expected, rm.name, allowed=_buffers(rm))
+    allowed = _own_head(rm, expected) | _buffers(rm)
+    _check_tensors(rm, expected, rm.name, allowed)
     left_out, warnings = {}, []
+    if allowed:
+        left_out["rm"] = tuple(sorted(allowed))
     for name, lm in lms.items():
         if lm.config.model_type != rm.config.model_type:
             raise CheckpointMismatch(
@@ -234,9 +226,7 @@ def compare(rm: Checkpoint, lms: Mapping[str, Checkpoint]) -> Compatibility:
             )
         # The embedding's rows are aligned by token, so only its width must agree.
         wanted = {key: expected[key] for key in merged}
-        extra = set(lm.tensors) - set(wanted)
-        own_head = extra & set(_empty(AutoModelForCausalLM, lm.config).state_dict())
-        allowed = own_head | _buffers(lm)
+        allowed = _own_head(lm, wanted) | _buffers(lm)
         _check_tensors(lm, wanted, repr(name), allowed, embedding)
         left_out[name] = tuple(sorted(allowed))
         warnings += _differing_settings(rm, lm, name)
@@ -342,18 +332,41 @@ def located(source: str, name: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{name}: {source} is neither a folder here nor a repository that could be "
-            f"had from the hub: {_line(error)}"
+            f"had from the hub: {one_line(error)}"
         ) from None
 
 
-def empty_reward_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The reward model without weights (on the meta device)."""
-    if config.num_labels != 1:
+def empty_reward_model(rm: Checkpoint) -> PreTrainedModel:
+    """The reward model with weights yet to be filled, on the current default device.
+
+    Raises:
+        CheckpointMismatch: it has not one label, or transformers has no such model.
+    """
+    if rm.config.num_labels != 1:
         raise CheckpointMismatch(
-            f"the reward model has {config.num_labels} labels; a reward model has one. "
+            f"the reward model has {rm.config.num_labels} labels; a reward model has one. "
             "Is this a classifier?"
         )
-    return _empty(AutoModelForSequenceClassification, config)
+    model = _empty(AutoModelForSequenceClassification, rm.config)
+    name, head = head_of(model)
+    if f"{name}.bias" in rm.tensors and head.bias is None:
+        head.bias = nn.Parameter(head.weight.new_empty(1))
+    return model
+
+
+def head_of(model: PreTrainedModel) -> tuple[str, nn.Linear]:
+    """The score head and its name: the one part of the model outside its backbone."""
+    parts = [
+        (name, part)
+        for name, part in model.named_children()
+        if name != model.base_model_prefix and isinstance(part, nn.Linear)
+    ]
+    if len(parts) != 1:
+        raise CheckpointMismatch(
+            f"a {model.config.model_type} model has {len(parts)} linear heads; "
+            "a reward model needs exactly one."
+        )
+    return parts[0]
 
 
 def embedding_name(model: PreTrainedModel) -> str:
@@ -364,17 +377,24 @@ def embedding_name(model: PreTrainedModel) -> str:
 
 def _empty(auto_class: type, config: PretrainedConfig) -> PreTrainedModel:
     try:
-        with torch.device("meta"):
-            return auto_class.from_config(config)
+        return auto_class.from_config(config)
     except ValueError as error:
         raise CheckpointMismatch(
             f"transformers has no {auto_class.__name__.removeprefix('AutoModelFor')} model "
-            f"of type {config.model_type}: {_line(error)}"
+            f"of type {config.model_type}: {one_line(error)}"
         ) from None
 
 
-def _in_head(name: str, model: PreTrainedModel) -> bool:
-    return not name.startswith(model.base_model_prefix + ".")
+def _body(model: PreTrainedModel) -> str:
+    return model.base_model_prefix + "."
+
+
+def _own_head(checkpoint: Checkpoint, wanted: Mapping[str, object]) -> set[str]:
+    """The language-model head among a checkpoint's tensors: a reward model has no place for it."""
+    if not (extra := set(checkpoint.tensors) - set(wanted)):
+        return set()
+    with torch.device("meta"):
+        return extra & set(_empty(AutoModelForCausalLM, checkpoint.config).state_dict())
 
 
 def _buffers(checkpoint: Checkpoint) -> set[str]:
@@ -428,9 +448,3 @@ def _model_types() -> set[str]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return set(CONFIG_MAPPING_NAMES)
-
-
-def _line(error: Exception) -> str:
-    """The first line of a library's message, as one sentence."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return (text or type(error).__name__).rstrip(".") + "."

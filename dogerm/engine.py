@@ -12,24 +12,21 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from dogerm.checkpoint import (
     Checkpoint,
     Compatibility,
     aligned_tables,
     compare,
+    head_of,
 )
 from dogerm.errors import DeviceError
 from dogerm.family import Family
+from dogerm.live import Int8, Slot, build, device_named, live_dtype
 from dogerm.merge import check_method, merge_parameter
 from dogerm.recipe import Recipe
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 # Below this size a second thread costs more in waiting than it gives in work,
 # most of all when other programs want the cores too.
 ONE_THREAD_PARAMETERS = 20_000_000
@@ -123,8 +120,10 @@ class Sources:
         if name in self.fit.kept:
             out.copy_(self.rm.read(name))
             return
+        # Moved whole before merging: the blocks of a merge are views, whatever the place.
         rm, lms = self.read(name)
-        merge_parameter(out, rm, [lms[n] for n in recipe.shares], recipe)
+        chosen = [lms[n].to(out.device) for n in recipe.shares]
+        merge_parameter(out, rm.to(out.device), chosen, recipe)
 
 
 class Engine:
@@ -139,18 +138,23 @@ class Engine:
         self,
         family: Family,
         model: PreTrainedModel,
+        slots: Mapping[str, Slot],
         sources: Sources,
-        fit: Compatibility,
     ):
-        self.family, self.model, self.sources, self.fit = family, model, sources, fit
+        self.family, self.model, self.slots = family, model, slots
+        self.sources, self.fit = sources, sources.fit
         self.tokenizer = sources.rm.tokenizer
-        self.parameters = dict(model.named_parameters())
         self.report: MergeReport | None = None
         self._lock = threading.RLock()
+        self._head = head_of(model)[1]
 
     @classmethod
     def load(
-        cls, family: Family, device: str = "auto", dtype: str | None = None
+        cls,
+        family: Family,
+        device: str = "auto",
+        dtype: str | None = None,
+        load_in_8bit: bool = False,
     ) -> Engine:
         """The family's reward model, live on a device, ready to be merged.
 
@@ -158,6 +162,8 @@ class Engine:
             device: auto, cpu, cuda or cuda:N.
             dtype: float32, bfloat16, float16; None: the family's, else the stored
                 16-bit one on a GPU and float32 on a CPU.
+            load_in_8bit: hold the linear layers as int8, in half the memory of 16-bit.
+                Rewards then differ a little from 16-bit ones, and with the batch.
 
         Raises:
             CheckpointError, CheckpointMismatch: see `Checkpoint` and `compare`.
@@ -167,20 +173,16 @@ class Engine:
         rm = Checkpoint(family.rm, "the reward model")
         lms = {name: Checkpoint(source, name) for name, source in family.lms.items()}
         fit = compare(rm, lms)
-        precision = live_dtype(dtype or family.dtype, rm.dtype, place)
+        precision = live_dtype(dtype or family.dtype, rm.dtype, place, load_in_8bit)
         with _memory_errors(place):
-            model = AutoModelForSequenceClassification.from_pretrained(
-                rm.folder, dtype=precision, trust_remote_code=False
-            )
-            if fit.vocabulary.size != model.get_input_embeddings().num_embeddings:
-                model.resize_token_embeddings(fit.vocabulary.size, mean_resizing=False)
-            model.requires_grad_(False).eval().to(place)
+            rows = fit.vocabulary.size
+            model, slots = build(rm, rows, place, precision, load_in_8bit)
             needed = sum(source.nbytes for source in (rm, *lms.values()))
             if worth_holding(needed, place):
                 sources = Sources(rm, lms, fit, place, precision)
             else:
                 sources = Sources(rm, lms, fit)
-        engine = cls(family, model, sources, fit)
+        engine = cls(family, model, slots, sources)
         if place.type == "cpu" and engine.size < ONE_THREAD_PARAMETERS:
             torch.set_num_threads(1)
         engine.apply(family.recipe(lam=0))
@@ -197,12 +199,15 @@ class Engine:
 
     @property
     def dtype(self) -> str:
+        """How the live weights are held: float32, bfloat16, float16 or int8."""
+        if any(isinstance(slot, Int8) for slot in self.slots.values()):
+            return "int8"
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def size(self) -> int:
         """Number of parameters."""
-        return sum(p.numel() for p in self.parameters.values())
+        return sum(slot.shape.numel() for slot in self.slots.values())
 
     @property
     def max_tokens(self) -> int:
@@ -231,8 +236,12 @@ class Engine:
             self.report = None  # a merge cut short must not pass for a finished one
             started = time.perf_counter()
             with torch.no_grad(), _memory_errors(self.device):
-                for name, parameter in self.parameters.items():
-                    self.sources.merge_into(parameter, name, recipe)
+                for name, slot in self.slots.items():
+                    slot.write(
+                        lambda out, name=name: self.sources.merge_into(
+                            out, name, recipe
+                        )
+                    )
             self.report = MergeReport(
                 recipe,
                 self.fit.merged,
@@ -280,52 +289,15 @@ class Engine:
                 use_cache=cache is not None,
             ).last_hidden_state  # (R, S, d)
         last = hidden[torch.arange(len(ids), device=device), lengths - 1].float()
-        head = self.model.score
-        bias = head.bias.float() if head.bias is not None else None
-        return F.linear(last, head.weight.float(), bias).squeeze(-1).cpu()
+        weight, bias = self._head.weight.float(), self._head.bias
+        bias = None if bias is None else bias.float()
+        return F.linear(last, weight, bias).squeeze(-1).cpu()
 
 
 def _held(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
     """The tensor on the device, in dtype if that loses nothing: a merge rounds once, at its end."""
     lossless = dtype and torch.promote_types(tensor.dtype, dtype) == dtype
     return tensor.to(device, dtype if lossless else None)
-
-
-def device_named(name: str) -> torch.device:
-    """auto, cpu, cuda or cuda:N as a device that is there; DeviceError otherwise."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise DeviceError(
-            f"{name!r} is not a device; use auto, cpu, cuda or cuda:N."
-        ) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("no CUDA GPU is usable here; use --device cpu.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"there is no {name}; this machine has {torch.cuda.device_count()} GPU(s)."
-        )
-    return device
-
-
-def dtype_named(name: str) -> torch.dtype:
-    """float32, bfloat16 or float16; DeviceError for any other name."""
-    if name not in DTYPES:
-        raise DeviceError(f"{name!r} is not a dtype; use {', '.join(DTYPES)}.")
-    return DTYPES[name]
-
-
-def live_dtype(
-    name: str | None, stored: torch.dtype, device: torch.device
-) -> torch.dtype:
-    """The dtype asked for; else the stored 16-bit one on a GPU and float32 on a CPU."""
-    if name is not None:
-        return dtype_named(name)
-    if device.type == "cpu":
-        return torch.float32
-    return stored if stored.itemsize == 2 else torch.bfloat16
 
 
 def worth_holding(nbytes: int, device: torch.device) -> bool:

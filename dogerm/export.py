@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +25,11 @@ from dogerm.checkpoint import (
     compare,
     empty_reward_model,
 )
-from dogerm.engine import Sources, device_named, dtype_named
+from dogerm.engine import Sources
 from dogerm.errors import CheckpointError
 from dogerm.family import Family
 from dogerm.inspection import size_text
+from dogerm.live import device_named, dtype_named
 from dogerm.merge import METHODS, check_method
 from dogerm.recipe import Recipe
 
@@ -134,11 +135,11 @@ def export(
     lms = {name: Checkpoint(source, name) for name, source in family.lms.items()}
     fit = compare(rm, lms)
     precision = dtype_named(dtype) if dtype else _stored_dtype(rm)
-    model = empty_reward_model(rm.config)
+    with torch.device("meta"):
+        model = empty_reward_model(rm)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     shapes[fit.embedding] = (fit.vocabulary.size, *shapes[fit.embedding][1:])
-    shards = _shards(shapes, precision, shard_bytes)
-    nbytes = sum(shard.nbytes for shard in shards)
+    nbytes = sum(_nbytes(shape, precision) for shape in shapes.values())
     _check_room(out, nbytes)
 
     def merged(name: str) -> Tensor:
@@ -151,21 +152,15 @@ def export(
         return result.cpu()
 
     with _appearing(out) as folder:
-        for shard in shards:
-            with (folder / shard.file).open("wb") as file:
-                for name in shard.write(file):
-                    tensor = merged(name)
-                    file.write(_raw(tensor))
-                    if on_progress:
-                        on_progress(tensor.nbytes, nbytes)
-        if len(shards) > 1:
-            _write_json(folder / "model.safetensors.index.json", _index(shards))
+        files = write_weights(
+            folder, shapes, precision, merged, shard_bytes, on_progress
+        )
         _save_config(model, fit.vocabulary.size, precision, folder)
         tokenizer = _tokenizer(rm, lms, family, fit)
         tokenizer.save_pretrained(folder)
         result = Export(
             folder=out,
-            files=tuple(shard.file for shard in shards),
+            files=files,
             nbytes=nbytes,
             merged=fit.merged,
             kept=fit.kept,
@@ -178,6 +173,37 @@ def export(
         card = _card(family, recipe, result, name)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return result
+
+
+def write_weights(
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    read: Callable[[str], Tensor],
+    shard_bytes: int = SHARD_BYTES,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[str, ...]:
+    """Write safetensors files, with an index if there are several, and return their names.
+
+    Args:
+        shapes: of every tensor, in the order they are written.
+        read: gives the tensor of a name, of that shape and dtype, on the CPU; called
+            once for each, so that only one needs to be in memory.
+        shard_bytes, on_progress: as for `export`.
+    """
+    shards = _shards(shapes, dtype, shard_bytes)
+    nbytes = sum(shard.nbytes for shard in shards)
+    for shard in shards:
+        with (folder / shard.file).open("wb") as file:
+            file.write(shard.header)
+            for name in shard.shapes:
+                tensor = read(name)
+                file.write(_raw(tensor))
+                if on_progress:
+                    on_progress(tensor.nbytes, nbytes)
+    if len(shards) > 1:
+        _write_json(folder / "model.safetensors.index.json", _index(shards))
+    return tuple(shard.file for shard in shards)
 
 
 def _stored_dtype(rm: Checkpoint) -> torch.dtype:
@@ -201,8 +227,9 @@ class _Shard:
     def nbytes(self) -> int:
         return sum(_nbytes(shape, self.dtype) for shape in self.shapes.values())
 
-    def write(self, file: BinaryIO) -> Iterator[str]:
-        """Write the header, then yield each name in the order its values must follow."""
+    @property
+    def header(self) -> bytes:
+        """What comes before the values of the tensors, which follow in the order of shapes."""
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name, shape in self.shapes.items():
@@ -214,12 +241,11 @@ class _Shard:
             }
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)  # so that the values start aligned
-        file.write(len(text).to_bytes(8, "little") + text)
-        yield from self.shapes
+        return len(text).to_bytes(8, "little") + text
 
 
 def _shards(
-    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, limit: int
+    shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, limit: int
 ) -> list[_Shard]:
     parts: list[dict[str, tuple[int, ...]]] = [{}]
     size = 0

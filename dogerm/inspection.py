@@ -10,8 +10,9 @@ import torch
 
 from dogerm.benchmarks.report import described
 from dogerm.checkpoint import Checkpoint, Compatibility, TensorInfo, compare
-from dogerm.engine import device_named, live_dtype, worth_holding
+from dogerm.engine import worth_holding
 from dogerm.family import Family
+from dogerm.live import device_named, live_dtype
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,8 @@ def test_the_weights_are_the_live_engines_bit_for_bit(tmp_path, dtype, kept_as):
     engine.apply(recipe)
     export(family, recipe, tmp_path / "out", dtype)
     written = stored(tmp_path / "out")
-    assert set(written) == set(engine.parameters)
-    for name, parameter in engine.parameters.items():
+    assert set(written) == set(engine.slots)
+    for name, parameter in engine.model.named_parameters():
         assert bits(written[name]) == bits(parameter), name
 
 

@@ -1,0 +1,190 @@
+"""The live model: built empty on its device, its parameters written by merges, in 16/32-bit or int8."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dogerm.checkpoint import Checkpoint, empty_reward_model
+from dogerm.errors import DeviceError
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# Activations beyond this size stay out of int8, as in LLM.int8() (arXiv:2208.07339).
+OUTLIER_THRESHOLD = 6.0
+
+
+class Slot(ABC):
+    """One parameter of the live model, as a merge sees it."""
+
+    shape: torch.Size
+    device: torch.device
+
+    @abstractmethod
+    def write(self, merge: Callable[[Tensor], None]) -> None:
+        """Give merge a tensor of the parameter's shape to fill, and make that the parameter."""
+
+
+class Plain(Slot):
+    """A parameter in 16 or 32 bits: merged in place."""
+
+    def __init__(self, parameter: nn.Parameter):
+        self.parameter = parameter
+        self.shape, self.device = parameter.shape, parameter.device
+
+    def write(self, merge: Callable[[Tensor], None]) -> None:
+        merge(self.parameter)
+
+
+class Int8(Slot):
+    """The weight of a Linear8bitLt: merged in float16, then quantised row by row.
+
+    Codes are never averaged. The float16 tensor lives only while it is quantised.
+    """
+
+    def __init__(self, layer: nn.Linear, shape: torch.Size, device: torch.device):
+        self.layer, self.shape, self.device = layer, shape, device
+
+    def write(self, merge: Callable[[Tensor], None]) -> None:
+        from bitsandbytes.functional import int8_vectorwise_quant
+
+        merged = torch.empty(self.shape, dtype=torch.float16, device=self.device)
+        merge(merged)
+        codes, scales, _ = int8_vectorwise_quant(merged)
+        state = self.layer.state
+        if state.CB is None:
+            state.CB, state.SCB = codes, scales
+            self.layer.weight.data = codes
+        else:  # into the live buffers: nothing is allocated that stays
+            state.CB.copy_(codes)
+            state.SCB.copy_(scales)
+
+
+def build(
+    rm: Checkpoint,
+    rows: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    load_in_8bit: bool = False,
+) -> tuple[PreTrainedModel, dict[str, Slot]]:
+    """The reward model with every parameter still to be written, and a slot for each.
+
+    Nothing is read from the checkpoint, so its format does not matter here, and the
+    model never exists twice.
+
+    Args:
+        rows: of the embedding table, that of the merged vocabulary.
+        load_in_8bit: hold the backbone's linear layers as int8; the rest, with the
+            embeddings and the score head, stays in dtype.
+    """
+    config, own_rows = rm.config, rm.config.vocab_size
+    config.vocab_size = rows
+    try:
+        with init_empty_weights(include_buffers=False):
+            model = empty_reward_model(rm)
+    finally:
+        config.vocab_size = own_rows
+    backbone = model.get_submodule(model.base_model_prefix)
+    quantised: dict[str, Slot] = {}
+    if load_in_8bit:
+        for name, layer in list(backbone.named_modules()):
+            if isinstance(layer, nn.Linear):
+                full = f"{model.base_model_prefix}.{name}"
+                quantised[f"{full}.weight"] = _to_int8(model, full, layer, device)
+    for name, parameter in list(model.named_parameters()):
+        if name not in quantised:
+            empty = torch.empty(parameter.shape, dtype=dtype, device=device)
+            _replace(model, name, nn.Parameter(empty, requires_grad=False))
+    model.eval().to(device)  # what is left to move are buffers
+    slots = {
+        name: quantised.get(name) or Plain(parameter)
+        for name, parameter in model.named_parameters()
+    }
+    return model, slots
+
+
+def _to_int8(
+    model: PreTrainedModel, name: str, layer: nn.Linear, device: torch.device
+) -> Int8:
+    import bitsandbytes
+
+    # It says on every call that bfloat16 inputs are cast, which is how it works.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    shape = layer.weight.shape
+    with torch.device("meta"):
+        new = bitsandbytes.nn.Linear8bitLt(
+            layer.in_features,
+            layer.out_features,
+            bias=layer.bias is not None,
+            has_fp16_weights=False,
+            threshold=OUTLIER_THRESHOLD,
+        )
+    new.weight = bitsandbytes.nn.Int8Params(
+        torch.empty(0, dtype=torch.int8, device=device),
+        requires_grad=False,
+        has_fp16_weights=False,
+    )
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, new)
+    return Int8(new, shape, device)
+
+
+def _replace(model: PreTrainedModel, name: str, parameter: nn.Parameter) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, parameter)
+
+
+def device_named(name: str) -> torch.device:
+    """auto, cpu, cuda or cuda:N as a device that is there; DeviceError otherwise."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(
+            f"{name!r} is not a device; use auto, cpu, cuda or cuda:N."
+        ) from None
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"{name!r} is not supported; use auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("no CUDA GPU is usable here; use --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"there is no {name}; this machine has {torch.cuda.device_count()} GPU(s)."
+        )
+    return device
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """float32, bfloat16 or float16; DeviceError for any other name."""
+    if name not in DTYPES:
+        raise DeviceError(f"{name!r} is not a dtype; use {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def live_dtype(
+    name: str | None,
+    stored: torch.dtype,
+    device: torch.device,
+    load_in_8bit: bool = False,
+) -> torch.dtype:
+    """The dtype asked for; else the stored 16-bit one on a GPU and float32 on a CPU.
+
+    Beside int8 weights it is float16 on a GPU, which is what their kernels compute in.
+    """
+    if name is not None:
+        return dtype_named(name)
+    if device.type == "cpu":
+        return torch.float32
+    if load_in_8bit:
+        return torch.float16
+    return stored if stored.itemsize == 2 else torch.bfloat16
