@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +115,20 @@ class Sources:
 
     def _stored(self, name: str) -> tuple[Tensor, dict[str, Tensor]]:
         return self.rm.read(name), {n: lm.read(name) for n, lm in self.lms.items()}
+
+    def find_not_finite(self, recipe: Recipe) -> str | None:
+        """A sentence on the first tensor with NaN or infinity among the recipe's sources."""
+        lms = recipe.shares if recipe.lam else {}
+        for checkpoint in (self.rm, *(self.lms[name] for name in lms)):
+            for name in (*self.fit.merged, *self.fit.kept):
+                if name in checkpoint.tensors:
+                    wrong = (~checkpoint.read(name).isfinite()).sum().item()
+                    if wrong:
+                        return (
+                            f"{checkpoint.name}: {name} in {checkpoint.tensors[name].file} "
+                            f"holds {wrong} values that are NaN or infinite."
+                        )
+        return None
 
     def merge_into(self, out: Tensor, name: str, recipe: Recipe) -> None:
         """Write the recipe's merge of one parameter into out; kept ones are copied."""
@@ -250,6 +265,15 @@ class Engine:
                 time.perf_counter() - started,
             )
             return self.report
+
+    def _merge(self, recipe: Recipe) -> None:
+        def merge(name: str) -> None:
+            self.sources.merge_into(self.parameters[name], name, recipe)
+
+        # The largest first, so that no thread is left alone with it at the end.
+        names = sorted(self.parameters, key=lambda n: -self.parameters[n].numel())
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        in_threads(merge, names, threads)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:

@@ -91,7 +91,8 @@ def rewards(
     on_progress is called with the number of responses done since the last call.
 
     Raises:
-        InputError: a reward is not a number; the weights hold NaN or infinity.
+        CheckpointError: a source holds NaN or infinity; names the tensor.
+        InputError: a reward is not a finite number though the weights are.
     """
     # Equal texts are scored once, so that they tie exactly wherever they stand in a batch.
     counts = [Counter(item.sequences) for item in items]
@@ -108,10 +109,12 @@ def rewards(
                 on_progress(sum(counts[i][text] for i, text in done))
     table = [[row[text] for text in item.sequences] for row, item in zip(found, items)]
     if not all(math.isfinite(reward) for row in table for reward in row):
+        if sentence := engine.sources.find_not_finite(recipe):
+            raise CheckpointError(sentence)
         raise InputError(
-            f"a reward under {recipe} is not a finite number; the weights of "
-            f"{engine.family.name!r} probably hold NaN or infinity, or overflow in "
-            f"{engine.dtype}: try --dtype float32."
+            f"a reward under {recipe} is not a finite number, though the weights of "
+            f"{engine.family.name!r} are: they overflow in {engine.dtype}. "
+            "Load with --dtype float32 or bfloat16."
         )
     return table
 
