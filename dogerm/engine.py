@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +26,7 @@ from dogerm.family import Family
 from dogerm.live import Int8, Slot, build, device_named, live_dtype
 from dogerm.merge import check_method, merge_parameter
 from dogerm.recipe import Recipe
+from dogerm.threads import in_threads
 
 # Below this size a second thread costs more in waiting than it gives in work,
 # most of all when other programs want the cores too.
@@ -251,12 +251,7 @@ class Engine:
             self.report = None  # a merge cut short must not pass for a finished one
             started = time.perf_counter()
             with torch.no_grad(), _memory_errors(self.device):
-                for name, slot in self.slots.items():
-                    slot.write(
-                        lambda out, name=name: self.sources.merge_into(
-                            out, name, recipe
-                        )
-                    )
+                self._merge(recipe)
             self.report = MergeReport(
                 recipe,
                 self.fit.merged,
@@ -267,13 +262,15 @@ class Engine:
             return self.report
 
     def _merge(self, recipe: Recipe) -> None:
-        def merge(name: str) -> None:
-            self.sources.merge_into(self.parameters[name], name, recipe)
+        def write(name: str) -> None:
+            self.slots[name].write(
+                lambda out: self.sources.merge_into(out, name, recipe)
+            )
 
         # The largest first, so that no thread is left alone with it at the end.
-        names = sorted(self.parameters, key=lambda n: -self.parameters[n].numel())
+        names = sorted(self.slots, key=lambda name: -self.slots[name].shape.numel())
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        in_threads(merge, names, threads)
+        in_threads(write, names, threads)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:

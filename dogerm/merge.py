@@ -13,7 +13,7 @@ from dogerm.recipe import Recipe
 
 # Elements merged at a time: small enough that a block stays in the last-level cache
 # between its two passes, large enough that starting an operation costs nothing.
-CPU_BLOCK = 1 << 21
+CPU_BLOCK = 1 << 20
 CUDA_BLOCK = 1 << 26
 
 
@@ -39,17 +39,16 @@ def linear(out: Tensor, rm: Tensor, lms: Sequence[Tensor], recipe: Recipe) -> No
     if same and len(lms) == 1:
         torch.lerp(rm, lms[0], recipe.lam, out=out)
         return
-    dtype = out.dtype if same else torch.float32
     block = CUDA_BLOCK if out.is_cuda else CPU_BLOCK
     flat, rm, lms = out.view(-1), rm.reshape(-1), [lm.reshape(-1) for lm in lms]
-    mix = torch.empty(min(block, flat.numel()), dtype=dtype, device=out.device)
+    wide = None if same else torch.empty(block, dtype=torch.float32, device=out.device)
     for start in range(0, flat.numel(), block):
         span = slice(start, min(start + block, flat.numel()))
-        target, mixed = flat[span], mix[: span.stop - start]
-        parts = [lm[span].to(mix) for lm in lms]  # views, unless dtype or device differ
-        _mix(parts, shares, mixed)
-        result = target if target.dtype == dtype else mixed
-        torch.lerp(rm[span].to(mix), mixed, recipe.lam, out=result)
+        target = flat[span]
+        # The mix goes where the result will: no buffer of its own competes for the cache.
+        result = target if same else wide[: target.numel()]
+        _mix([lm[span].to(result) for lm in lms], shares, result)
+        torch.lerp(rm[span].to(result), result, recipe.lam, out=result)
         if result is not target:
             target.copy_(result)
 
