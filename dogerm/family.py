@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,27 @@ from dogerm.recipe import Recipe
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 FAMILIES = ASSETS / "families"
 
-_TEXT = ("name", "title", "rm", "parent", "note", "system", "template", "dtype")
-_KEYS = {*_TEXT, "lms", "default", "max_tokens", "examples"}
+# What a family file may hold, and what each must be.
+_KEYS = {
+    "name": str,
+    "title": str,
+    "note": str,
+    "rm": str,
+    "parent": str,
+    "lms": dict,
+    "notes": dict,
+    "default": dict,
+    "system": str,
+    "template": str,
+    "add_special_tokens": bool,
+    "max_tokens": int,
+    "dtype": str,
+    "examples": str,
+}
+_CALLED = {str: "text", bool: "true or false", int: "a whole number", dict: "a table"}
+_DTYPES = ("float32", "bfloat16", "float16")
+# A hub id, ORG/NAME, with the revision that is wanted after an @.
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
@@ -24,13 +44,16 @@ class Family:
 
     Args:
         name: short name, as on the command line.
-        rm: folder or hub id of the reward model.
+        rm: folder or hub id (ORG/NAME, ORG/NAME@REVISION) of the reward model.
         lms: folder or hub id of each domain LM, by domain.
         parent: the pretrained base all were fine-tuned from, for methods that need it.
         title, note: shown on the page; the note says what the family is not good for.
+        notes: a sentence on some of the LMs, by domain.
         lam, shares: the default recipe.
         system: system message put before every conversation, if any.
         template: chat template (Jinja) that replaces the tokenizer's own, if any.
+        add_special_tokens: let the tokenizer add its own on top of the template's. With
+            a template that writes a BOS that makes two, as some RMs were trained.
         max_tokens: limit below the model's own, if any.
         dtype: float32, bfloat16 or float16 for the live model; None: chosen by device.
         examples: a JSONL file of worked examples for the page, if any.
@@ -42,10 +65,12 @@ class Family:
     parent: str | None = None
     title: str = ""
     note: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
     lam: float = 0.5
     shares: Mapping[str, float] = field(default_factory=dict)
     system: str | None = None
     template: str | None = None
+    add_special_tokens: bool = False
     max_tokens: int | None = None
     dtype: str | None = None
     examples: Path | None = None
@@ -71,7 +96,8 @@ class Family:
         if path.suffix != ".toml":
             path = FAMILIES / f"{name}.toml"
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            data = tomllib.loads(text)
         except (FileNotFoundError, NotADirectoryError):
             raise FamilyError(
                 f"there is no family {str(name)!r}. Known: {', '.join(names())}; "
@@ -79,7 +105,7 @@ class Family:
             ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise FamilyError(f"{path} cannot be read: {error}.") from None
-        return _from_toml(data, path)
+        return _from_toml(data, text, path)
 
     def recipe(
         self,
@@ -110,43 +136,39 @@ def names() -> list[str]:
     return sorted(path.stem for path in FAMILIES.glob("*.toml"))
 
 
-def _from_toml(data: dict[str, Any], path: Path) -> Family:
-    def fail(sentence: str) -> FamilyError:
-        return FamilyError(f"{path}: {sentence}")
+def _from_toml(data: dict[str, Any], text: str, path: Path) -> Family:
+    def fail(sentence: str, *keys: str) -> FamilyError:
+        """The error; keys lead to the line it is about, from the outer table inwards."""
+        line = _line_of(text, keys)
+        return FamilyError(f"{path}{f', line {line}' if line else ''}: {sentence}")
 
-    def located(source: str) -> str:
-        """A path beside the file, when there is one; else a hub id."""
-        if source.startswith((".", "/", "~")):
-            return str((path.parent / Path(source).expanduser()).resolve())
-        return source
+    def source(value: str, *keys: str) -> str:
+        """A folder beside the file, or a hub id."""
+        if value.startswith((".", "/", "~")):
+            return str((path.parent / Path(value).expanduser()).resolve())
+        if not _HUB_ID.fullmatch(value):
+            raise fail(
+                f"{value!r} is neither a path, which starts with . or / or ~, nor a hub "
+                "id like ORG/NAME or ORG/NAME@REVISION.",
+                *keys,
+            )
+        return value
 
-    if unknown := sorted(set(data) - _KEYS):
-        raise fail(
-            f"unknown key {unknown[0]!r}. Known keys: {', '.join(sorted(_KEYS))}."
-        )
-    for key in _TEXT:
-        if key in data and not isinstance(data[key], str):
-            raise fail(f"{key} must be text, got {data[key]!r}.")
-    for key in ("rm", "lms"):
-        if not data.get(key):
-            raise fail(f"{key} is missing.")
-    lms = data["lms"]
-    if not isinstance(lms, dict) or not all(isinstance(s, str) for s in lms.values()):
-        raise fail("[lms] must hold lines like math = 'path or hub id'.")
-    default = data.get("default", {})
-    if unknown := sorted(set(default) - {"lam", "shares"}):
-        raise fail(f"[default] holds lam and shares, not {unknown[0]!r}.")
+    _check(data, fail)
+    lms, default = data["lms"], data.get("default", {})
     family = Family(
         name=data.get("name", path.stem),
         title=data.get("title", ""),
-        rm=located(data["rm"]),
-        lms={name: located(source) for name, source in lms.items()},
-        parent=located(data["parent"]) if "parent" in data else None,
+        rm=source(data["rm"], "rm"),
+        lms={name: source(value, "lms", name) for name, value in lms.items()},
+        parent=source(data["parent"], "parent") if "parent" in data else None,
         note=data.get("note", ""),
+        notes=data.get("notes", {}),
         lam=default.get("lam", 0.5),
         shares=default.get("shares", dict.fromkeys(lms, 1.0)),
         system=data.get("system"),
         template=data.get("template"),
+        add_special_tokens=data.get("add_special_tokens", False),
         max_tokens=data.get("max_tokens"),
         dtype=data.get("dtype"),
         examples=(path.parent / data["examples"]) if "examples" in data else None,
@@ -154,5 +176,59 @@ def _from_toml(data: dict[str, Any], path: Path) -> Family:
     try:
         family.recipe()  # so that a slip in [default] is reported with the file's name
     except RecipeError as error:
-        raise fail(f"[default]: {error}") from None
+        slip = "lam" if "λ" in str(error) else "shares"
+        raise fail(f"[default]: {error}", "default", slip) from None
     return family
+
+
+def _check(data: dict[str, Any], fail: Callable[..., FamilyError]) -> None:
+    """Raises what `fail` makes of the first key that is unknown, missing or not as it must be."""
+    for key, value in data.items():
+        if key not in _KEYS:
+            raise fail(
+                f"unknown key {key!r}. Known keys: {', '.join(sorted(_KEYS))}.", key
+            )
+        if type(value) is not _KEYS[key]:
+            raise fail(f"{key} must be {_CALLED[_KEYS[key]]}, got {value!r:.80}.", key)
+    for key in ("rm", "lms"):
+        if not data.get(key):
+            raise fail(f"{key} is missing.", key)
+    for table in ("lms", "notes"):
+        for name, value in data.get(table, {}).items():
+            if not isinstance(value, str):
+                raise fail(
+                    f"{name} in [{table}] must be text, got {value!r:.80}.", table, name
+                )
+            if name not in data["lms"]:
+                raise fail(f"there is a note on {name!r} but no such LM.", table, name)
+    for key, value in data.get("default", {}).items():
+        if key not in ("lam", "shares"):
+            raise fail(f"[default] holds lam and shares, not {key!r}.", "default", key)
+        if key == "shares" and not isinstance(value, dict):
+            raise fail("shares must be a table like { math = 1 }.", "default", key)
+    if data.get("max_tokens", 1) < 1:
+        raise fail("max_tokens must be 1 or more.", "max_tokens")
+    if data.get("dtype", _DTYPES[0]) not in _DTYPES:
+        raise fail(f"dtype must be one of {', '.join(_DTYPES)}.", "dtype")
+
+
+def _line_of(text: str, keys: tuple[str, ...]) -> int | None:
+    """The line where a key is set, or else the nearest table around it that has a line.
+
+    Reads headers and `key =` at the start of lines, which is how these files are written;
+    a key set in another way is reported without its line.
+    """
+    found, header = None, ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
+            header = tuple(match[1].split("."))
+            here = header
+        elif match := re.match(r"""\s*["']?([\w.-]+)["']?\s*=""", line):
+            here = (*header, match[1])
+        else:
+            continue
+        if here == keys:
+            return number
+        if here and here == keys[: len(here)]:
+            found = number
+    return found

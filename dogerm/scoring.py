@@ -186,7 +186,9 @@ def _encode(engine: Engine, messages: list[dict[str, str]]) -> list[int]:
         raise InputError(
             f"the chat template of {engine.family.name!r} refuses this conversation: {error}"
         ) from None
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return tokenizer(text, add_special_tokens=engine.family.add_special_tokens)[
+        "input_ids"
+    ]
 
 
 def _shared(sequences: Sequence[Sequence[int]]) -> int:

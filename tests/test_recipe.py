@@ -1,11 +1,10 @@
-"""Recipes are values; families are files."""
+"""Recipes are values."""
 
 import math
 
 import pytest
 
-from dogerm.errors import FamilyError, RecipeError
-from dogerm.family import Family
+from dogerm.errors import RecipeError
 from dogerm.recipe import Recipe, lam_grid
 
 
@@ -66,47 +65,3 @@ def test_grids():
             lam_grid(text)
     with pytest.raises(RecipeError, match="too fine"):
         lam_grid("0:1:0.00001")
-
-
-def write(tmp_path, text: str):
-    file = tmp_path / "own.toml"
-    file.write_text(text, encoding="utf-8")
-    return file
-
-
-def test_a_family_file(tmp_path):
-    family = Family.load(
-        write(
-            tmp_path,
-            'rm = "../rm"\nnote = "n"\n[lms]\nmath = "org/math"\ncode = "./code"\n'
-            "[default]\nlam = 0.4\nshares = { math = 3, code = 1 }\n",
-        )
-    )
-    assert family.rm == str(tmp_path.parent / "rm") and family.name == "own"
-    assert family.lms == {"math": "org/math", "code": str(tmp_path / "code")}
-    assert family.recipe() == Recipe(0.4, {"math": 0.75, "code": 0.25})
-    assert family.recipe(0.1, {"code": 1}) == Recipe(0.1, {"code": 1})
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("rm = 3 4\n", "line 1"),
-        ('rm = "x"', "lms is missing"),
-        ('lms = {m = "x"}', "rm is missing"),
-        ('rm = 3\n[lms]\nm = "x"', "rm must be text"),
-        ('rm = "x"\nmr = "y"\n[lms]\nm = "x"', "unknown key 'mr'"),
-        ('rm = "x"\n[lms]\nm = "x"\n[default]\nlam = 2', "between 0 and 1"),
-        ('rm = "x"\n[lms]\nm = "x"\n[default]\nshares = {q = 1}', "no domain LM 'q'"),
-    ],
-)
-def test_a_slip_in_a_family_file_is_named_with_the_file(tmp_path, text, words):
-    file = write(tmp_path, text)
-    with pytest.raises(FamilyError, match=words) as caught:
-        Family.load(file)
-    assert str(file) in str(caught.value)
-
-
-def test_an_unknown_family_names_the_known_ones():
-    with pytest.raises(FamilyError, match="no family 'nope'"):
-        Family.load("nope")
