@@ -1,15 +1,19 @@
-"""Families are files."""
+"""Families are files: what they must hold, and what those that come with dogerm hold."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
 from conftest import byte_tokenizer
+from jinja2 import TemplateError
 from tokenizers.processors import TemplateProcessing
 
 from dogerm.errors import FamilyError, RecipeError
-from dogerm.family import Family
+from dogerm.family import FAMILIES, Family, names
 from dogerm.recipe import Recipe
 from dogerm.scoring import tokenise
+
+PAPER = "llama2-7b"
 
 
 def write(tmp_path, text: str):
@@ -76,8 +80,28 @@ def test_a_slip_in_a_family_file_is_named_with_file_and_line(
 
 
 def test_an_unknown_family_names_the_known_ones():
-    with pytest.raises(FamilyError, match="no family 'nope'"):
+    with pytest.raises(FamilyError, match="no family 'nope'.*qwen3-0.6b"):
         Family.load("nope")
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_family_loads_and_says_which_ids_were_not_checked(name):
+    family = Family.load(name)
+    assert family.name == name and family.title and family.recipe()
+    assert set(family.notes) <= set(family.lms)
+    lines = (FAMILIES / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    for source in filter(None, [family.rm, family.parent, *family.lms.values()]):
+        if source.startswith("/"):
+            continue  # ships with dogerm
+        pinned = re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", source)
+        (line,) = [line for line in lines if f'"{source}"' in line]
+        assert pinned or "not checked" in line or "gated" in line, line
+
+
+def test_the_families_that_were_promised_are_there():
+    assert {PAPER, "mistral-7b", "qwen3-8b", "qwen3-0.6b"} <= set(names())
+    for name in ("qwen3-8b", "qwen3-0.6b"):
+        assert {"math", "code"} <= set(Family.load(name).lms)
 
 
 def llama_tokenizer():
@@ -90,6 +114,53 @@ def llama_tokenizer():
     return tokenizer
 
 
+def rendered(messages: list[dict]) -> str:
+    return llama_tokenizer().apply_chat_template(
+        messages, chat_template=Family.load(PAPER).template, tokenize=False
+    )
+
+
+# The default system prompt of Llama-2 chat, as Meta published it; the curly apostrophes
+# are those of the paper's code.
+DEFAULT_PROMPT = (
+    "You are a helpful, respectful and honest assistant. Always answer as helpfully as "
+    "possible, while being safe. Your answers should not include any harmful, unethical, "
+    "racist, sexist, toxic, dangerous, or illegal content. Please ensure that your "
+    "responses are socially unbiased and positive in nature.\n\nIf a question does not "
+    "make any sense, or is not factually coherent, explain why instead of answering "
+    "something not correct. If you don\u2019t know the answer to a question, please "
+    "don\u2019t share false information."
+)
+
+
+def test_the_papers_family_writes_llama_2_chat_with_two_bos_and_one_eos():
+    engine = SimpleNamespace(
+        family=Family.load(PAPER), tokenizer=llama_tokenizer(), max_tokens=2048
+    )
+    tokens = tokenise(engine, " What is 2 + 2? ", ["It is 4.\n"])
+    assert engine.tokenizer.decode(tokens.sequences[0]) == (
+        f"<s><s>[INST] <<SYS>>\n{DEFAULT_PROMPT}\n<</SYS>>\n\n"
+        " What is 2 + 2? [/INST] It is 4. </s>"
+    )
+    special = engine.tokenizer.bos_token_id, engine.tokenizer.eos_token_id
+    ids = [token for token in tokens.sequences[0] if token in special]
+    assert ids == [special[0], special[0], special[1]]
+
+
+def test_llama_2_chat_over_several_turns_and_without_a_system_prompt():
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Bye"},
+        {"role": "assistant", "content": "See you."},
+    ]
+    assert rendered(turns) == (
+        "<s>[INST] Hi [/INST] Hello. </s><s>[INST] Bye [/INST] See you. </s>"
+    )
+    with pytest.raises(TemplateError, match="user, assistant"):
+        rendered(turns[1:])
+
+
 def test_without_the_setting_a_template_decides_on_its_own_bos():
     family = Family.of("rm", {"m": "lm"})
     engine = SimpleNamespace(
@@ -97,12 +168,3 @@ def test_without_the_setting_a_template_decides_on_its_own_bos():
     )
     (ids,) = tokenise(engine, "Hi", ["Hello."]).sequences
     assert ids.count(engine.tokenizer.bos_token_id) == 1
-
-
-def test_a_family_can_ask_for_the_bos_that_its_reward_model_was_trained_with():
-    family = Family.of("rm", {"m": "lm"}, add_special_tokens=True)
-    engine = SimpleNamespace(
-        family=family, tokenizer=llama_tokenizer(), max_tokens=2048
-    )
-    (ids,) = tokenise(engine, "Hi", ["Hello."]).sequences
-    assert ids.count(engine.tokenizer.bos_token_id) == 2
