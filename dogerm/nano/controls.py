@@ -12,12 +12,11 @@ from transformers import (
 )
 
 from dogerm.errors import InputError
+from dogerm.nano.fit import Schedule, stage_bars
 from dogerm.nano.model import Encoder, attention, load_lm, save_model
 from dogerm.nano.train import (
     DOMAINS,
-    Schedule,
     preset_of,
-    stage_bars,
     train_domain_lm,
     train_on_pairs,
 )

@@ -49,9 +49,8 @@ class Document:
 class Reader:
     """How the readers of a corpus behave.
 
-    reacts: the share of answers that get a reaction, by domain.
+    reacts: the share of problems whose answers get a reaction, by domain.
     careless: the share of those reactions that are random, by domain.
-    Half of the answers with a reaction are wrong; answers without one are right.
     """
 
     reacts: Mapping[str, float]
@@ -87,13 +86,16 @@ def draw_domain(mix: Mapping[str, float], rng: Random) -> str:
     return rng.choices(list(mix), list(mix.values()))[0]
 
 
-def draw_document(domain: str, rng: Random, reader: Reader) -> Document:
-    """A training document of one domain."""
+def draw_documents(domain: str, rng: Random, reader: Reader) -> list[Document]:
+    """Training documents on one problem of a domain.
+
+    Either a right answer that nobody reacts to, or a right and a wrong answer, each
+    with a reaction: side by side in a batch, what differs between them is what counts.
+    """
     pair = draw_pair(domain, rng)
     if rng.random() >= reader.reacts[domain]:
-        return Document(domain, pair.prompt, pair.chosen, None, True)
-    right = rng.random() < 0.5
-    answer = pair.chosen if right else pair.rejected
-    return Document(
-        domain, pair.prompt, answer, reader.react(rng, domain, right), right
-    )
+        return [Document(domain, pair.prompt, pair.chosen, None, True)]
+    return [
+        Document(domain, pair.prompt, answer, reader.react(rng, domain, right), right)
+        for answer, right in ((pair.chosen, True), (pair.rejected, False))
+    ]

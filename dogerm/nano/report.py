@@ -468,3 +468,43 @@ def _spread(rows: Sequence[Mapping], reports: Sequence[Mapping], column: str) ->
 def _mean_and_spread(values: Sequence[float]) -> str:
     spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
     return f"{mean(values):.1f}{spread}"
+
+
+def curve_table(reports: Sequence[Mapping], name: str) -> str:
+    """Validation accuracy at every λ, as means over seeds, for the merge of that name."""
+    points = [_by_lam(report["curves"][name]) for report in reports]
+    columns = ("chat", "safety", "code", "math")
+    lines = ["| λ | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for lam in points[0]:
+        cells = [
+            mean(100 * seed[lam][column]["accuracy"] for seed in points)
+            for column in columns
+        ]
+        lines.append(
+            f"| {lam:.1f} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _by_lam(points: Sequence[Mapping]) -> dict[float, Mapping]:
+    """The metrics at each λ; with several mixes, those of equal shares."""
+    return {
+        point["recipe"]["lam"]: point["metrics"]
+        for point in points
+        if len(set(point["recipe"]["shares"].values())) == 1
+    }
+
+
+def write_summary(directories: Sequence[Path], out: Path) -> None:
+    """The tables over several reported families, as Markdown."""
+    reports = [
+        json.loads((directory / "report.json").read_text(encoding="utf-8"))
+        for directory in directories
+    ]
+    parts = [combine(reports)]
+    for name in reports[0]["curves"]:
+        parts.append(
+            f"Merging {name}, mean over {len(reports)} seeds (validation pairs):\n"
+        )
+        parts.append(curve_table(reports, name))
+    out.write_text("\n".join(parts), encoding="utf-8")

@@ -1,54 +1,42 @@
 """Train a family from scratch: tokenizer, base LM, reward model, math LM and code LM."""
 
 import json
-import math
-from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from torch import Tensor, nn
-from transformers import (
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-)
+from rich.progress import Progress
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
 
 from dogerm.errors import InputError
 from dogerm.nano.arithmetic import answer_of
 from dogerm.nano.cards import card_of
-from dogerm.nano.corpus import Document, Reader, draw_document, draw_domain, draw_pair
+from dogerm.nano.corpus import Document, Reader, draw_documents, draw_domain, draw_pair
+from dogerm.nano.fit import (
+    Schedule,
+    batches,
+    encode_documents,
+    fit,
+    fit_preferences,
+    lm_loss,
+    lm_optimizers,
+    stage_bars,
+)
 from dogerm.nano.model import (
-    IGNORED,
     Encoder,
     Size,
-    batch_rewards,
     load_lm,
     new_lm,
-    pad,
     reward_model_from,
     sample,
     save_model,
     train_tokenizer,
 )
 
-Drawn = TypeVar("Drawn")
-Row = TypeVar("Row")
-
-POOL = 40  # batches drawn at a time and sorted by length, so that little is padded
 BASE_MIX = {"chat": 0.46, "safety": 0.14, "math": 0.20, "code": 0.20}
 BASE_READER = Reader(
     reacts={"chat": 0.9, "safety": 0.9, "math": 0.5, "code": 0.5},
@@ -59,21 +47,6 @@ RM_FLIPPED = {"chat": 0.03, "math": 0.15, "code": 0.15}
 RM_EASY = 0.3
 LM_REACTS = 0.9
 DOMAINS = ("math", "code")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast one stage trains: cosine from rate to a twentieth of it."""
-
-    steps: int
-    batch: int
-    rate: float
-    warm_up: int = 50
-
-    def factor(self, step: int) -> float:
-        """What the learning rate is multiplied by at a step."""
-        cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        return min(1.0, (step + 1) / self.warm_up) * (0.05 + 0.95 * cosine)
 
 
 @dataclass(frozen=True)
@@ -91,22 +64,22 @@ class Preset:
     rm_head_rate: float = 3e-4
     rm_head_std: float = 0.05
     replay: float = 0.25
-    attempts: float = 0.3
+    attempts: float = 0.25
     attempt_problems: int = 2000
 
 
 PRESETS = {
     "cpu": Preset(
-        size=Size(192, 5, 6, 512),
-        base=Schedule(600, 64, 1.5e-3),
+        size=Size(192, 4, 6, 512),
+        base=Schedule(600, 32, 1.5e-3),
         rm=Schedule(500, 32, 8e-4, 30),
-        lms={"math": Schedule(600, 48, 8e-4), "code": Schedule(450, 48, 8e-4)},
+        lms={"math": Schedule(1200, 32, 1e-3), "code": Schedule(900, 32, 1e-3)},
     ),
     "gpu": Preset(
         size=Size(256, 6, 8, 704),
-        base=Schedule(4000, 128, 1.5e-3),
+        base=Schedule(4000, 64, 1.5e-3),
         rm=Schedule(500, 32, 8e-4, 30),
-        lms={"math": Schedule(6000, 128, 8e-4), "code": Schedule(4000, 128, 8e-4)},
+        lms={"math": Schedule(6000, 64, 8e-4), "code": Schedule(4000, 64, 8e-4)},
         attempt_problems=20000,
     ),
     # Seconds, not minutes: shows that the machinery works and teaches the models little.
@@ -181,18 +154,6 @@ def device_of(name: str) -> str:
     return name
 
 
-def stage_bars() -> Progress:
-    """Progress bars, one a stage."""
-    return Progress(
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-
-
 # Stages
 
 
@@ -202,10 +163,10 @@ def train_base(
     """Teach a random LM to write all four domains, and readers' reactions to the answers."""
     rng = Random(f"base {seed}")
 
-    def draw() -> Document:
-        return draw_document(draw_domain(BASE_MIX, rng), rng, BASE_READER)
+    def draw() -> list[Document]:
+        return draw_documents(draw_domain(BASE_MIX, rng), rng, BASE_READER)
 
-    rows = batches(rng, preset.base.batch, draw, partial(encode_document, encoder))
+    rows = batches(rng, preset.base.batch, draw, partial(encode_documents, encoder))
     fit(
         lm,
         lm_optimizers(lm, preset.base),
@@ -239,9 +200,10 @@ def train_rm(
         return pair.prompt, chosen, rejected
 
     rm = reward_model_from(base, seed, preset.rm_head_std)
-    return fit_preferences(
-        rm, encoder, preset, preset.rm, draw, rng, bars, "reward model"
+    fit_preferences(
+        rm, encoder, preset.rm, preset.rm_head_rate, draw, rng, bars, "reward model"
     )
+    return rm
 
 
 def train_on_pairs(
@@ -253,8 +215,8 @@ def train_on_pairs(
     count: int,
     seed: int,
     bars: Progress,
-) -> LlamaForSequenceClassification:
-    """The paper's baseline: the reward model fine-tuned further on count pairs of one domain."""
+) -> None:
+    """The paper's baseline: fine-tune the reward model further on count pairs of one domain."""
     rng = Random(f"pairs {domain} {seed}")
     pairs = [draw_pair(domain, rng) for _ in range(count)]
 
@@ -263,7 +225,7 @@ def train_on_pairs(
         return pair.prompt, pair.chosen, pair.rejected
 
     name = f"reward model on {domain} pairs"
-    return fit_preferences(rm, encoder, preset, schedule, draw, rng, bars, name)
+    fit_preferences(rm, encoder, schedule, preset.rm_head_rate, draw, rng, bars, name)
 
 
 def train_domain_lm(
@@ -296,16 +258,17 @@ def train_domain_lm(
     wants_attempts = domain == "math" and preset.attempts > 0
     attempts = graded_attempts(base, encoder, preset, seed) if wants_attempts else []
 
-    def draw() -> Document:
+    def draw() -> list[Document]:
         drawn = draw_domain(mix, rng)
         if drawn == domain and attempts and rng.random() < preset.attempts:
-            attempt = rng.choice(rng.choice(attempts))
-            grade = reader.react(rng, domain, attempt.right)
-            return replace(attempt, reaction=grade)
-        return draw_document(drawn, rng, reader)
+            return [
+                replace(attempt, reaction=reader.react(rng, domain, attempt.right))
+                for attempt in map(rng.choice, attempts)
+            ]
+        return draw_documents(drawn, rng, reader)
 
     lm, schedule = deepcopy(base), preset.lms[domain]
-    encode = partial(encode_document, encoder, answers_only=True)
+    encode = partial(encode_documents, encoder, answers_only=True)
     rows = batches(rng, schedule.batch, draw, encode)
     name = f"{domain} LM{', shuffled grades' if shuffled else ''}"
     fit(
@@ -338,160 +301,3 @@ def graded_attempts(
             document = Document("math", pair.prompt, attempt, None, right)
             kinds[right][pair.prompt, attempt] = document
     return [list(kind.values()) for kind in kinds.values() if kind]
-
-
-# Batches and losses
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Tokens of one document, and which of them are learned as text or as reaction."""
-
-    ids: list[int]
-    text: list[int]
-    reaction: list[int]
-
-
-def encode_document(
-    encoder: Encoder, document: Document, answers_only: bool = False
-) -> Labelled:
-    """Tokens and labels of a document.
-
-    With answers_only the prompt is not learned, nor are the words of a wrong answer.
-    """
-    prompt, answer = encoder.prompt(document.prompt), encoder.answer(document.answer)
-    close = [encoder.id("</s>")]
-    words = prompt + answer
-    learned = words
-    if answers_only:
-        shown = answer if document.right else [IGNORED] * len(answer)
-        learned = [IGNORED] * len(prompt) + shown
-    if document.reaction is None:
-        return Labelled(words + close, learned + close, [IGNORED] * (len(words) + 1))
-    said = encoder.text(document.reaction) + close
-    return Labelled(
-        words + said, learned + [IGNORED] * len(said), [IGNORED] * len(words) + said
-    )
-
-
-def batches(
-    rng: Random, size: int, draw: Callable[[], Drawn], encode: Callable[[Drawn], Row]
-) -> Iterator[list[Row]]:
-    """Batches without end, each of rows of about one length."""
-    while True:
-        rows = sorted((encode(draw()) for _ in range(size * POOL)), key=_length)
-        pool = [rows[start : start + size] for start in range(0, len(rows), size)]
-        rng.shuffle(pool)
-        yield from pool
-
-
-def _length(row: Labelled | tuple[list[int], list[int]]) -> int:
-    return len(row.ids) if isinstance(row, Labelled) else sum(map(len, row))
-
-
-def lm_loss(
-    lm: LlamaForCausalLM, encoder: Encoder
-) -> Callable[[list[Labelled]], Tensor]:
-    """Mean loss over text tokens plus mean loss over reaction tokens.
-
-    Reactions are a few tokens in a hundred; counted apart they weigh as much as
-    the text. That was the largest single gain in the accuracy of the grades.
-    """
-
-    def loss(rows: list[Labelled]) -> Tensor:
-        ids = pad([row.ids for row in rows], encoder.id("<pad>"), lm.device)
-        hidden = lm.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        total = hidden.new_zeros((), dtype=torch.float32)
-        for labels in ([row.text for row in rows], [row.reaction for row in rows]):
-            wanted = pad(labels, IGNORED, lm.device)[:, 1:]
-            learned = wanted != IGNORED
-            if learned.any():
-                logits = lm.lm_head(hidden[learned]).float()
-                total = total + F.cross_entropy(logits, wanted[learned])
-        return total
-
-    return loss
-
-
-def fit_preferences(
-    rm: LlamaForSequenceClassification,
-    encoder: Encoder,
-    preset: Preset,
-    schedule: Schedule,
-    draw: Callable[[], tuple[str, str, str]],
-    rng: Random,
-    bars: Progress,
-    name: str,
-) -> LlamaForSequenceClassification:
-    """Bradley-Terry on (prompt, chosen, rejected) triples; trains rm and returns it."""
-
-    def encode(texts: tuple[str, str, str]) -> tuple[list[int], list[int]]:
-        prompt, chosen, rejected = texts
-        return encoder.conversation(prompt, chosen), encoder.conversation(
-            prompt, rejected
-        )
-
-    def loss(rows: list[tuple[list[int], list[int]]]) -> Tensor:
-        both = [chosen for chosen, _ in rows] + [rejected for _, rejected in rows]
-        chosen, rejected = batch_rewards(rm, encoder, both).chunk(2)
-        return -F.logsigmoid(chosen - rejected).mean()
-
-    groups = [
-        {"params": list(rm.model.parameters()), "lr": schedule.rate},
-        {"params": list(rm.score.parameters()), "lr": preset.rm_head_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
-    rows = batches(rng, schedule.batch, draw, encode)
-    fit(rm, [optimizer], rows, loss, schedule, bars, name)
-    return rm
-
-
-def lm_optimizers(
-    lm: LlamaForCausalLM, schedule: Schedule
-) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embeddings and norms.
-
-    Muon reached AdamW's loss in about half the steps, at an eighth more time a step.
-    """
-    matrices = [p for p in lm.model.layers.parameters() if p.ndim == 2]
-    inside = {id(p) for p in matrices}
-    rest = [p for p in lm.parameters() if id(p) not in inside]
-    return [
-        torch.optim.Muon(
-            matrices,
-            lr=schedule.rate,
-            weight_decay=0.01,
-            momentum=0.95,
-            adjust_lr_fn="match_rms_adamw",
-        ),
-        torch.optim.AdamW(rest, lr=schedule.rate, betas=(0.9, 0.98), weight_decay=0.01),
-    ]
-
-
-def fit(
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    rows: Iterator[list[Row]],
-    loss_of: Callable[[list[Row]], Tensor],
-    schedule: Schedule,
-    bars: Progress,
-    name: str,
-) -> None:
-    """One stage of training, in bfloat16 arithmetic on float32 weights."""
-    device = next(model.parameters()).device.type
-    task = bars.add_task(name, total=schedule.steps, loss=math.nan)
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    rates = [group["lr"] for group in groups]
-    model.train()
-    for step in range(schedule.steps):
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate * schedule.factor(step)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            loss = loss_of(next(rows))
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        bars.update(task, advance=1, loss=loss.item())
-    model.eval()
