@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from dogerm.errors import CheckpointError, CheckpointMismatch
+from dogerm.hub import located
 from dogerm.weights import (
     Adapted,
     TensorInfo,
@@ -308,32 +309,6 @@ def _widest(*tensors: Tensor) -> torch.dtype:
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
-
-
-def located(source: str, name: str) -> Path:
-    """The folder of a checkpoint: the one given, or the hub's, downloaded."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise CheckpointError(f"{name}: there is no folder {folder}.")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    repository, _, revision = source.partition("@")
-    try:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision or None,
-                allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"],
-            )
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{name}: {source} is neither a folder here nor a repository that could be "
-            f"had from the hub: {one_line(error)}"
-        ) from None
 
 
 def empty_reward_model(rm: Checkpoint) -> PreTrainedModel:
