@@ -299,11 +299,14 @@ def merge(
     It is streamed: memory holds one parameter at a time, whatever the model's size.
     """
     from dogerm.export import export
-    from dogerm.inspection import size_text
+    from dogerm.plan import size_text
 
     models = _family(family, rm, lm, parent)
     recipe = _recipe(models, lam, share, method, set)
-    _refuse_8bit(load_in_8bit)
+    if load_in_8bit:
+        raise DeviceError(
+            "a merged checkpoint is written in 16 or 32 bits; load it in 8 bits later."
+        )
     _quieten()
     with _progress("Writing") as advance:
         written = export(models, recipe, out, dtype, device, on_progress=advance)
@@ -330,9 +333,8 @@ def inspect(
     """How a family fits together and what memory it takes. Reads no weights."""
     from dogerm.inspection import inspect
 
-    _refuse_8bit(load_in_8bit)
     _quieten()
-    found = inspect(_family(family, rm, lm), device, dtype)
+    found = inspect(_family(family, rm, lm), device, dtype, load_in_8bit)
     if as_json:
         _output(None)
         print(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
@@ -340,8 +342,8 @@ def inspect(
         _print_inspection(found)
 
 
-@nano.command()
-def train(
+@nano.command("train")
+def nano_train(
     out: Annotated[Path, typer.Option(help="Folder for the family's models.")],
     seed: Annotated[int, typer.Option(help="Same seed, same family.")] = 0,
     preset: Annotated[str, typer.Option(metavar="cpu|gpu")] = "cpu",
@@ -353,6 +355,58 @@ def train(
 
     _quieten()
     train_family(out, seed, preset, device, threads)
+    _say(f"Wrote {out}.")
+
+
+@nano.command("pairs")
+def nano_pairs(
+    domain: Annotated[str, typer.Option(metavar="math|code|chat|safety")],
+    out: Annotated[Path, typer.Option(help="JSON Lines file.")],
+    n: Annotated[int, typer.Option("--n", help="How many.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Same seed, same pairs.")] = 0,
+    best_of: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Instead of pairs, this many answers by the base LM to each."
+        ),
+    ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            help="The family that answers.", show_default="the embedded family"
+        ),
+    ] = None,
+) -> None:
+    """Write held-out preference pairs, or sets of answers to choose the best from."""
+    from dogerm.family import ASSETS
+    from dogerm.nano.pairs import write_candidates, write_pairs
+
+    if best_of and domain != "math":
+        raise typer.BadParameter("--best-of needs answers to check: --domain math.")
+    _quieten()
+    if best_of:
+        write_candidates(models or ASSETS / "nano", seed, n, out, best_of)
+    else:
+        write_pairs(domain, seed, n, out)
+    _say(f"Wrote {out}.")
+
+
+@nano.command("report")
+def nano_report(
+    directory: Annotated[Path, typer.Argument(help="A family made by nano train.")],
+    pairs: Annotated[int, typer.Option(min=1, help="Test pairs of a domain.")] = 1000,
+    problems: Annotated[int, typer.Option(min=1, help="Best-of-16 problems.")] = 300,
+) -> None:
+    """Measure a family on held-out pairs, beside baselines and controls.
+
+    The table goes to standard output and, with all numbers, into the folder.
+    """
+    from dogerm.nano.report import report
+
+    _quieten()
+    report(directory, pairs, problems)
+    _output(None)
+    print((directory / "report.md").read_text(encoding="utf-8"))
 
 
 def _family(
@@ -417,15 +471,9 @@ def _engine(
 ) -> Engine:
     from dogerm.engine import Engine
 
-    _refuse_8bit(load_in_8bit)
     _quieten()
     with _console().status(f"Loading {family.name} …"):
-        return Engine.load(family, device, dtype)
-
-
-def _refuse_8bit(wanted: bool) -> None:
-    if wanted:
-        raise DeviceError("8-bit weights are not supported; leave out --load-in-8bit.")
+        return Engine.load(family, device, dtype, load_in_8bit)
 
 
 def _quieten() -> None:
@@ -491,7 +539,7 @@ def _print_inspection(found: Inspection) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    from dogerm.inspection import size_text
+    from dogerm.plan import WORDS, size_text
 
     models = {"reward model": found.rm} | dict(found.lms)
     columns = [Column(name, overflow="fold") for name in models]
@@ -512,8 +560,8 @@ def _print_inspection(found: Inspection) -> None:
     }
     for fact, of in facts.items():
         table.add_row(fact, *map(of, models.values()))
-    memory = found.memory
-    where = "held on the device" if memory.held else "mapped from disk"
+    plan = found.plan
+    weights = f"int8 beside {plan.dtype}" if plan.load_in_8bit else plan.dtype
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
     console.print(
@@ -521,9 +569,11 @@ def _print_inspection(found: Inspection) -> None:
         f"({len(found.appended)} appended). Kept: {', '.join(found.kept)}."
     )
     console.print(
-        f"Memory on {memory.device}: {size_text(memory.needed)} of "
-        f"{size_text(memory.available)} free, before activations: live model "
-        f"{size_text(memory.live)} in {memory.dtype}; sources {size_text(memory.sources)}, {where}."
+        f"Memory on {plan.device}: {size_text(plan.needed)} of {size_text(plan.free)} free. "
+        f"Live model {size_text(plan.live)} in {weights}; sources "
+        f"{size_text(plan.sources)}, {WORDS[plan.place]}; batches of "
+        f"{plan.batch_tokens:,} tokens. One merge waits for {plan.bottleneck}: about "
+        f"{plan.merge_seconds() * 1e3:.3g} ms."
     )
     for warning in found.warnings:
         console.print(f"Warning: {warning}", markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,18 +22,18 @@ from dogerm.checkpoint import (
     compare,
     head_of,
 )
-from dogerm.errors import DeviceError
+from dogerm.errors import OutOfMemory
 from dogerm.family import Family
 from dogerm.live import Int8, Slot, build, device_named, live_dtype
 from dogerm.merge import check_method, merge_parameter
+from dogerm.plan import Place, Plan, make_plan, require
 from dogerm.recipe import Recipe
 from dogerm.threads import in_threads
 
 # Below this size a second thread costs more in waiting than it gives in work,
 # most of all when other programs want the cores too.
 ONE_THREAD_PARAMETERS = 20_000_000
-# Sources this small are held in the live dtype, so that a merge converts nothing.
-RESIDENT_BYTES = 256 << 20
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,11 @@ class Sources:
     Args:
         rm, lms: open checkpoints.
         fit: what `compare` found about them.
-        device, dtype: where and as what to hold the weights; None: memory-mapped files,
-            in their stored dtype. The merge is the same either way, bit for bit.
+        place: held on the device, in pinned host memory, or mapped from their files.
+            The merge is the same wherever they are, bit for bit.
+        device: of the live model.
+        dtype: of the live model, in which weights on the device are held if that
+            loses nothing.
     """
 
     def __init__(
@@ -90,16 +94,22 @@ class Sources:
         rm: Checkpoint,
         lms: Mapping[str, Checkpoint],
         fit: Compatibility,
-        device: torch.device | None = None,
+        place: Place = "mapped",
+        device: torch.device = CPU,
         dtype: torch.dtype | None = None,
     ):
         self.rm, self.lms, self.fit = rm, lms, fit
         self._held: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
-        if device is not None:
-            for name in fit.merged:
-                ours, theirs = self.read(name)
-                moved = {n: _held(t, device, dtype) for n, t in theirs.items()}
-                self._held[name] = _held(ours, device, dtype), moved
+        if place == "mapped":
+            return
+        for name in fit.merged:
+            ours, theirs = self.read(name)
+            if place == "pinned":
+                held = {n: t.pin_memory() for n, t in theirs.items()}
+                self._held[name] = ours.pin_memory(), held
+            else:
+                held = {n: _held(t, device, dtype) for n, t in theirs.items()}
+                self._held[name] = _held(ours, device, dtype), held
 
     def read(self, name: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The reward model's tensor and each LM's, all of one shape; not to be written to."""
@@ -132,13 +142,32 @@ class Sources:
 
     def merge_into(self, out: Tensor, name: str, recipe: Recipe) -> None:
         """Write the recipe's merge of one parameter into out; kept ones are copied."""
+        merge(out, *self.fetch(name, recipe, out.device), recipe)
+
+    def fetch(
+        self, name: str, recipe: Recipe, device: torch.device
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The reward model's tensor and those of the recipe's LMs, on the device.
+
+        No LMs for a parameter that is kept, or at lam = 0. Moved whole before merging:
+        the blocks of a merge are views then, whatever the place.
+        """
         if name in self.fit.kept:
-            out.copy_(self.rm.read(name))
-            return
-        # Moved whole before merging: the blocks of a merge are views, whatever the place.
+            return self.rm.read(name).to(device), []
         rm, lms = self.read(name)
-        chosen = [lms[n].to(out.device) for n in recipe.shares]
-        merge_parameter(out, rm.to(out.device), chosen, recipe)
+        chosen = [lms[n] for n in recipe.shares] if recipe.lam else []
+        return (
+            rm.to(device, non_blocking=True),
+            [lm.to(device, non_blocking=True) for lm in chosen],
+        )
+
+
+def merge(out: Tensor, rm: Tensor, lms: list[Tensor], recipe: Recipe) -> None:
+    """Write the merge of what `fetch` gave into out."""
+    if lms:
+        merge_parameter(out, rm, lms, recipe)
+    else:
+        out.copy_(rm)
 
 
 class Engine:
@@ -155,8 +184,9 @@ class Engine:
         model: PreTrainedModel,
         slots: Mapping[str, Slot],
         sources: Sources,
+        plan: Plan,
     ):
-        self.family, self.model, self.slots = family, model, slots
+        self.family, self.model, self.slots, self.plan = family, model, slots, plan
         self.sources, self.fit = sources, sources.fit
         self.tokenizer = sources.rm.tokenizer
         self.report: MergeReport | None = None
@@ -189,15 +219,13 @@ class Engine:
         lms = {name: Checkpoint(source, name) for name, source in family.lms.items()}
         fit = compare(rm, lms)
         precision = live_dtype(dtype or family.dtype, rm.dtype, place, load_in_8bit)
+        plan = make_plan(rm, lms, fit, place, precision, load_in_8bit)
+        require(plan)
         with _memory_errors(place):
             rows = fit.vocabulary.size
             model, slots = build(rm, rows, place, precision, load_in_8bit)
-            needed = sum(source.nbytes for source in (rm, *lms.values()))
-            if worth_holding(needed, place):
-                sources = Sources(rm, lms, fit, place, precision)
-            else:
-                sources = Sources(rm, lms, fit)
-        engine = cls(family, model, slots, sources)
+            sources = Sources(rm, lms, fit, plan.place, place, precision)
+        engine = cls(family, model, slots, sources, plan)
         if place.type == "cpu" and engine.size < ONE_THREAD_PARAMETERS:
             torch.set_num_threads(1)
         engine.apply(family.recipe(lam=0))
@@ -262,15 +290,34 @@ class Engine:
             return self.report
 
     def _merge(self, recipe: Recipe) -> None:
-        def write(name: str) -> None:
-            self.slots[name].write(
-                lambda out: self.sources.merge_into(out, name, recipe)
-            )
-
         # The largest first, so that no thread is left alone with it at the end.
         names = sorted(self.slots, key=lambda name: -self.slots[name].shape.numel())
-        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        in_threads(write, names, threads)
+        if not self._streams:
+            threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+            in_threads(lambda name: self._write(name, recipe), names, threads)
+            return
+        # The next parameter is read while this one is merged.
+        with ThreadPoolExecutor(1) as reader:
+
+            def start(name: str) -> Future:
+                device = self.slots[name].device
+                return reader.submit(self.sources.fetch, name, recipe, device)
+
+            coming = start(names[0])
+            for name, after in zip(names, [*names[1:], None]):
+                ready = coming.result()
+                coming = start(after) if after else None
+                self.slots[name].write(
+                    lambda out, ready=ready: merge(out, *ready, recipe)
+                )
+
+    @property
+    def _streams(self) -> bool:
+        """Whether a merge reads across a link, which is worth doing ahead of time."""
+        return self.device.type != "cpu" and self.plan.place != "device"
+
+    def _write(self, name: str, recipe: Recipe) -> None:
+        self.slots[name].write(lambda out: self.sources.merge_into(out, name, recipe))
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
@@ -321,20 +368,13 @@ def _held(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Te
     return tensor.to(device, dtype if lossless else None)
 
 
-def worth_holding(nbytes: int, device: torch.device) -> bool:
-    """Whether the sources are held on the device rather than read from mapped files."""
-    if device.type == "cpu":
-        return nbytes <= RESIDENT_BYTES
-    free, _ = torch.cuda.mem_get_info(device)
-    return nbytes < 0.8 * free  # the rest is for activations
-
-
 @contextmanager
 def _memory_errors(device: torch.device) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
-        raise DeviceError(
+        torch.cuda.empty_cache()
+        raise OutOfMemory(
             f"{device} has too little free memory. Close other programs on it, "
             "use fewer or shorter responses, or load with --dtype bfloat16."
         ) from None

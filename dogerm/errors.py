@@ -25,6 +25,10 @@ class DeviceError(DogermError):
     """A device that is not there, or that has run out of memory."""
 
 
+class OutOfMemory(DeviceError):
+    """The device's memory ran out while loading, merging or scoring."""
+
+
 class InputError(DogermError):
     """Text or rows that cannot be scored as they are."""
 

@@ -28,9 +28,9 @@ from dogerm.checkpoint import (
 from dogerm.engine import Sources
 from dogerm.errors import CheckpointError
 from dogerm.family import Family
-from dogerm.inspection import size_text
 from dogerm.live import device_named, dtype_named
 from dogerm.merge import METHODS, check_method
+from dogerm.plan import size_text
 from dogerm.recipe import Recipe
 
 SHARD_BYTES = 5_000_000_000

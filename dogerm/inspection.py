@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-import psutil
 import torch
 
 from dogerm.benchmarks.report import described
 from dogerm.checkpoint import Checkpoint, Compatibility, TensorInfo, compare
-from dogerm.engine import worth_holding
 from dogerm.family import Family
 from dogerm.live import device_named, live_dtype
+from dogerm.plan import Plan, make_plan, size_text
 
 
 @dataclass(frozen=True)
@@ -46,31 +45,6 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What the live model and its sources take, in bytes, before activations.
-
-    Args:
-        live: the model whose weights are merged, in `dtype`.
-        sources: the original weights, as they are held or mapped.
-        held: whether the sources are held on the device; mapped from disk if not.
-        largest: the working set of the largest parameter.
-        available: free now on the device.
-    """
-
-    device: str
-    dtype: str
-    live: int
-    sources: int
-    held: bool
-    largest: int
-    available: int
-
-    @property
-    def needed(self) -> int:
-        return self.live + (self.sources if self.held else self.largest)
-
-
-@dataclass(frozen=True)
 class Inspection:
     """A family as `inspect` found it."""
 
@@ -81,17 +55,18 @@ class Inspection:
     kept: tuple[str, ...]
     appended: tuple[str, ...]
     rows: int
-    memory: Memory
+    plan: Plan
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
-        data = asdict(self)
-        data["memory"]["needed"] = self.memory.needed
-        return data
+        return asdict(self) | {"plan": self.plan.to_json()}
 
 
 def inspect(
-    family: Family, device: str = "auto", dtype: str | None = None
+    family: Family,
+    device: str = "auto",
+    dtype: str | None = None,
+    load_in_8bit: bool = False,
 ) -> Inspection:
     """How the family's checkpoints fit together, and what loading them will take.
 
@@ -102,7 +77,8 @@ def inspect(
     rm = Checkpoint(family.rm, "the reward model")
     lms = {name: Checkpoint(source, name) for name, source in family.lms.items()}
     fit = compare(rm, lms)
-    memory = _memory(rm, lms, fit, place, dtype or family.dtype)
+    precision = live_dtype(dtype or family.dtype, rm.dtype, place, load_in_8bit)
+    plan = make_plan(rm, lms, fit, place, precision, load_in_8bit)
     own = _model(rm, fit)
     models = {name: _lm(lm, name, rm, fit) for name, lm in lms.items()}
     return Inspection(
@@ -113,14 +89,9 @@ def inspect(
         kept=fit.kept,
         appended=fit.vocabulary.appended,
         rows=fit.vocabulary.size,
-        memory=memory,
-        warnings=(*fit.warnings, *_warnings(family, rm, lms, memory)),
+        plan=plan,
+        warnings=(*fit.warnings, *_warnings(family, rm, lms, plan)),
     )
-
-
-def size_text(nbytes: int) -> str:
-    """Bytes for people: 13.48 GB, 5.41 MB."""
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
 
 
 def _model(checkpoint: Checkpoint, fit: Compatibility, **tokens) -> Model:
@@ -153,40 +124,6 @@ def _lm(lm: Checkpoint, name: str, rm: Checkpoint, fit: Compatibility) -> Model:
     )
 
 
-def _memory(
-    rm: Checkpoint,
-    lms: Mapping[str, Checkpoint],
-    fit: Compatibility,
-    place: torch.device,
-    dtype: str | None,
-) -> Memory:
-    precision = live_dtype(dtype, rm.dtype, place)
-    checkpoints = (rm, *lms.values())
-    stored = sum(checkpoint.nbytes for checkpoint in checkpoints)
-    held = worth_holding(stored, place)
-    sources = {
-        name: sum(
-            _numel(info) * max(info.dtype.itemsize, precision.itemsize if held else 0)
-            for info in (checkpoint.tensors[name] for checkpoint in checkpoints)
-        )
-        for name in fit.merged
-    }
-    numel = {name: _numel(rm.tensors[name]) for name in (*fit.merged, *fit.kept)}
-    rows = rm.tensors[fit.embedding].shape[0]
-    numel[fit.embedding] = numel[fit.embedding] // rows * fit.vocabulary.size
-    return Memory(
-        device=str(place),
-        dtype=str(precision).removeprefix("torch."),
-        live=sum(numel.values()) * precision.itemsize,
-        sources=sum(sources.values()),
-        held=held,
-        largest=max(sources.values()),
-        available=torch.cuda.mem_get_info(place)[0]
-        if place.type == "cuda"
-        else psutil.virtual_memory().available,
-    )
-
-
 def _numel(info: TensorInfo) -> int:
     return torch.Size(info.shape).numel()
 
@@ -195,7 +132,7 @@ def _warnings(
     family: Family,
     rm: Checkpoint,
     lms: Mapping[str, Checkpoint],
-    memory: Memory,
+    plan: Plan,
 ) -> list[str]:
     found = []
     own = rm.tokenizer.chat_template
@@ -209,9 +146,9 @@ def _warnings(
             for name, lm in lms.items()
             if lm.tokenizer.chat_template and lm.tokenizer.chat_template != own
         ]
-    if memory.needed > memory.available:
+    if not plan.fits:
         found.append(
-            f"{size_text(memory.needed)} are needed on {memory.device} and "
-            f"{size_text(memory.available)} are free."
+            f"{size_text(plan.needed)} are needed on {plan.device} and "
+            f"{size_text(plan.free)} are free. {' '.join(plan.advice)}"
         )
     return found

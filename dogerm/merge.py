@@ -13,7 +13,7 @@ from dogerm.recipe import Recipe
 
 # Elements merged at a time: small enough that a block stays in the last-level cache
 # between its two passes, large enough that starting an operation costs nothing.
-CPU_BLOCK = 1 << 20
+CPU_BLOCK = 1 << 21
 CUDA_BLOCK = 1 << 26
 
 
@@ -40,15 +40,13 @@ def linear(out: Tensor, rm: Tensor, lms: Sequence[Tensor], recipe: Recipe) -> No
         torch.lerp(rm, lms[0], recipe.lam, out=out)
         return
     block = CUDA_BLOCK if out.is_cuda else CPU_BLOCK
-    flat, rm, lms = out.view(-1), rm.reshape(-1), [lm.reshape(-1) for lm in lms]
     wide = None if same else torch.empty(block, dtype=torch.float32, device=out.device)
-    for start in range(0, flat.numel(), block):
-        span = slice(start, min(start + block, flat.numel()))
-        target = flat[span]
+    blocks = zip(*(tensor.reshape(-1).split(block) for tensor in (out, rm, *lms)))
+    for target, base, *parts in blocks:
         # The mix goes where the result will: no buffer of its own competes for the cache.
         result = target if same else wide[: target.numel()]
-        _mix([lm[span].to(result) for lm in lms], shares, result)
-        torch.lerp(rm[span].to(result), result, recipe.lam, out=result)
+        _mix([part.to(result) for part in parts], shares, result)
+        torch.lerp(base.to(result), result, recipe.lam, out=result)
         if result is not target:
             target.copy_(result)
 

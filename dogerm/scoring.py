@@ -12,15 +12,15 @@ import torch
 from jinja2 import TemplateError
 
 from dogerm.engine import Batch, Engine
-from dogerm.errors import CheckpointError, InputError, TooLong
+from dogerm.errors import CheckpointError, InputError, OutOfMemory, TooLong
 from dogerm.recipe import Recipe
 
 Prompt = str | Sequence[Mapping[str, str]]  # an instruction, or chat messages
 Group = tuple[Prompt, Sequence[str]]  # a prompt with the responses to it
 WhenTooLong = Literal["error", "skip", "cut"]
 
-# Padded tokens in one forward pass.
-BATCH_TOKENS = {"cpu": 8192, "cuda": 32768}
+# Out of memory, batches are halved down to this many padded tokens.
+SMALLEST_BATCH = 256
 # Prompt tokens that must be saved for a pass of its own to pay.
 WORTH_SHARING = 32
 
@@ -100,13 +100,23 @@ def rewards(
         replace(item, sequences=tuple(texts)) for item, texts in zip(items, counts)
     ]
     found = [dict.fromkeys(texts, math.nan) for texts in counts]
+    budget = engine.plan.batch_tokens
     with engine.using(recipe):
-        for batch, places in _batches(distinct, BATCH_TOKENS[engine.device.type]):
-            done = [(i, distinct[i].sequences[j]) for i, j in places]
-            for (i, text), reward in zip(done, engine.forward(batch).tolist()):
-                found[i][text] = reward
-            if on_progress:
-                on_progress(sum(counts[i][text] for i, text in done))
+        while True:
+            try:
+                for batch, places in _batches(distinct, budget):
+                    done = [(i, distinct[i].sequences[j]) for i, j in places]
+                    new = sum(counts[i][t] for i, t in done if math.isnan(found[i][t]))
+                    for (i, text), reward in zip(done, engine.forward(batch).tolist()):
+                        found[i][text] = reward
+                    if on_progress:
+                        on_progress(new)
+                break
+            except OutOfMemory:
+                # The plan's estimate was short, or another program took the memory.
+                if budget <= SMALLEST_BATCH:
+                    raise
+                budget //= 2
     table = [[row[text] for text in item.sequences] for row, item in zip(found, items)]
     if not all(math.isfinite(reward) for row in table for reward in row):
         if sentence := engine.sources.find_not_finite(recipe):

@@ -93,6 +93,7 @@ class Safetensors(Weights):
     def __init__(self, files: Mapping[Path, set[str] | None], who: str):
         self.who, self.tensors = who, {}
         self._open_files: dict[Path, Any] = {}
+        self._views: dict[str, Tensor] = {}  # of the mapped files: they hold no copy
         for file, promised in files.items():
             with self._open(file) as opened:
                 found = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
@@ -105,12 +106,15 @@ class Safetensors(Weights):
             _check_promised(promised, found, file, who)
 
     def read(self, name: str) -> Tensor:
-        file = self.tensors[name].file
-        if file not in self._open_files:
-            self._open_files[file] = self._open(file)
-        return self._open_files[file].get_tensor(name)
+        if name not in self._views:
+            file = self.tensors[name].file
+            if file not in self._open_files:
+                self._open_files[file] = self._open(file)
+            self._views[name] = self._open_files[file].get_tensor(name)
+        return self._views[name]
 
     def release(self) -> None:
+        self._views.clear()
         self._open_files.clear()
 
     def _open(self, file: Path):

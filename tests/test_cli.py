@@ -255,7 +255,6 @@ def test_a_file_without_rows_or_none_at_all_is_said(run, source, tmp_path):
         (["--share=law=1"], "no domain LM 'law'"),
         (["--method=stir"], "no merge method 'stir'"),
         (["--set=density=0.5"], "no option 'density'"),
-        (["--load-in-8bit"], "8-bit weights are not supported"),
         (["--dtype=int8"], "'int8' is not a dtype"),
         (["--device=tpu9"], "is not a device"),
     ],
@@ -264,6 +263,27 @@ def test_a_recipe_or_machine_that_cannot_be_meant_is_one_sentence(
     run, source, pairs, options, says
 ):
     assert says in one_line(run("score", pairs, *source, *options))
+
+
+def test_eight_bit_scores_near_sixteen_and_is_refused_for_a_checkpoint(
+    run, source, pairs, tmp_path
+):
+    pytest.importorskip("bitsandbytes")
+    options = ["--lam=0.5", "--device=cpu"]
+    wanted, found = (
+        [
+            json.loads(line)
+            for line in run(
+                "score", pairs, *source, *options, *more
+            ).stdout.splitlines()
+        ]
+        for more in ([], ["--load-in-8bit"])
+    )
+    for row, other in zip(wanted, found):
+        assert other["merged"] == pytest.approx(row["merged"], abs=0.02)
+        assert other["merged"] != row["merged"]
+    result = run("merge", *source, "--load-in-8bit", "--out", tmp_path / "out")
+    assert "written in 16 or 32 bits" in one_line(result)
 
 
 @pytest.mark.parametrize(
@@ -378,3 +398,22 @@ def test_demo_hands_its_options_to_the_page(run, source, monkeypatch):
         "device": "cpu",
         "dtype": "float32",
     }
+
+
+def test_nano_writes_pairs_that_can_be_scored(run, source, tmp_path):
+    out = tmp_path / "math.jsonl"
+    result = run("nano", "pairs", "--domain=math", "--n=3", "--seed=5", f"--out={out}")
+    assert result.exit_code == 0, result.output
+    assert str(out) in result.stderr
+    scored = run("score", out, *source, "--too-long=cut")
+    assert [json.loads(line)["domain"] for line in scored.stdout.splitlines()] == [
+        "math"
+    ] * 3
+
+
+def test_nano_slips_are_one_sentence(run, tmp_path):
+    out = f"--out={tmp_path / 'x.jsonl'}"
+    assert "no domain 'law'" in one_line(run("nano", "pairs", "--domain=law", out))
+    result = run("nano", "pairs", "--domain=code", "--best-of=16", out)
+    assert result.exit_code == 2
+    assert str(tmp_path) in one_line(run("nano", "report", tmp_path))

@@ -258,7 +258,7 @@ def test_inspect_counts_tokens_and_tensors_without_reading_weights(
     rm = stored(folders["rm"])
     values = sum(tensor.numel() for tensor in rm.values())
     assert found.rm.parameters == values and found.rm.nbytes == 2 * values
-    assert found.memory.live == 2 * (values + rm[EMBEDDING].shape[1])  # and [PAD]'s row
+    assert found.plan.live == 2 * (values + rm[EMBEDDING].shape[1])  # and [PAD]'s row
     assert len(found.merged) == len(rm) - 1 and found.kept == (HEAD,)
     assert found.appended == ("[PAD]",) and found.rows == 263
     padded, moved = found.lms["p"], found.lms["m"]
@@ -274,7 +274,7 @@ def test_inspect_prints_a_table_or_json(folders):
     result = CliRunner().invoke(app, ["inspect", *source(folders), "--json"])
     found = json.loads(result.stdout)
     assert found["lms"]["code"]["own"] == 1 and found["rm"]["dtype"] == "float16"
-    assert found["memory"]["needed"] > found["memory"]["live"]
+    assert found["plan"]["needed"] > found["plan"]["live"]
 
 
 def test_inspect_warns_of_settings_that_differ(folders, tmp_path):

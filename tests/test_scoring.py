@@ -9,10 +9,11 @@ from conftest import byte_tokenizer, llama_config
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from dogerm.engine import Engine
-from dogerm.errors import InputError, TooLong
+from dogerm.errors import InputError, OutOfMemory, TooLong
 from dogerm.family import Family
+from dogerm.plan import Plan
 from dogerm.recipe import Recipe
-from dogerm.scoring import BATCH_TOKENS, letter, rewards, score, tokenise
+from dogerm.scoring import letter, rewards, score, tokenise
 
 BASE = Recipe(0, {"math": 1})
 PROMPT = "What is the capital of France, and why do you think so?"
@@ -58,7 +59,7 @@ def test_reward_ignores_order_padding_and_batch_neighbours(engine, monkeypatch):
     recipe = Recipe(0.4, {"math": 1, "code": 1})
     together = score(engine, recipe, groups)
     for budget in (1, 200, 1000):
-        monkeypatch.setitem(BATCH_TOKENS, "cpu", budget)
+        monkeypatch.setattr(Plan, "batch_tokens", budget)
         shuffled = list(range(len(groups)))
         draw.shuffle(shuffled)
         again = score(engine, recipe, [groups[i] for i in shuffled])
@@ -215,3 +216,28 @@ def test_a_long_scoring_run_lets_others_in_between_recipes(engine):
         if done.is_set():
             return
     pytest.fail("the other thread never got the engine")
+
+
+def test_out_of_memory_is_retried_with_smaller_batches_then_said(engine, monkeypatch):
+    forward, sizes = engine.forward, []
+
+    def small_device(batch):
+        sizes.append(batch.responses.numel())
+        if batch.responses.numel() > limit:
+            raise OutOfMemory("cpu has too little free memory.")
+        return forward(batch)
+
+    groups = [("p" * n, ["r" * n, "s" * (n + 9)]) for n in range(40, 120, 5)]
+    wanted = score(engine, BASE, groups)
+    monkeypatch.setattr(engine, "forward", small_device)
+    limit = 600
+    counted = []
+    items = [tokenise(engine, *group) for group in groups]
+    found = rewards(engine, BASE, items, counted.append)
+    assert max(sizes) > limit  # it did run out
+    for row, expected in zip(found, wanted):
+        assert row == pytest.approx(expected, abs=CLOSE)
+    assert sum(counted) == 2 * len(groups)
+    limit = 10
+    with pytest.raises(OutOfMemory, match="too little free memory"):
+        rewards(engine, BASE, items)

@@ -36,14 +36,11 @@ def serve(
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     from dogerm.engine import Engine
-    from dogerm.errors import DeviceError
     from dogerm.family import Family
     from dogerm.ui.page import build
     from dogerm.ui.theme import CSS, HEAD, theme
 
-    if load_in_8bit:
-        raise DeviceError("8-bit loading is not there yet; load with --dtype bfloat16.")
-    engine = Engine.load(Family.load(family), device, dtype)
+    engine = Engine.load(Family.load(family), device, dtype, load_in_8bit)
     app = build(engine).queue(max_size=64 if public else None)
     app.launch(
         server_name=host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
