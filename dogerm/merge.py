@@ -41,8 +41,8 @@ def linear(out: Tensor, rm: Tensor, lms: Sequence[Tensor], recipe: Recipe) -> No
         return
     block = CUDA_BLOCK if out.is_cuda else CPU_BLOCK
     wide = None if same else torch.empty(block, dtype=torch.float32, device=out.device)
-    blocks = zip(*(tensor.reshape(-1).split(block) for tensor in (out, rm, *lms)))
-    for target, base, *parts in blocks:
+    sources = [tensor.reshape(-1).split(block) for tensor in (rm, *lms)]
+    for target, base, *parts in zip(out.view(-1).split(block), *sources):
         # The mix goes where the result will: no buffer of its own competes for the cache.
         result = target if same else wide[: target.numel()]
         _mix([part.to(result) for part in parts], shares, result)
