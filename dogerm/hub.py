@@ -63,6 +63,7 @@ def located(source: str, name: str) -> Path:
         return folder
     repository, revision = _on_the_hub(source, name)
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:
         download = pending(source, name)
@@ -78,11 +79,19 @@ def located(source: str, name: str) -> Path:
             )
         )
     except _failures() as error:
-        why = _why(error, repository, revision)
-        if copy := _cached(repository, revision):
-            _log.warning("%s: using the copy of %s in the cache: %s", name, source, why)
-            return copy
-        raise CheckpointError(f"{name}: {why}") from None
+        copy = _cached(repository, revision)
+        if copy is None:
+            raise CheckpointError(
+                f"{name}: {_why(error, repository, revision)}"
+            ) from None
+        if not isinstance(error, OfflineModeIsEnabled):
+            _log.warning(
+                "%s: the hub did not give %s (%s); the copy in its cache is used.",
+                name,
+                source,
+                type(error).__name__,
+            )
+        return copy
 
 
 def check_space(sources: Mapping[str, str]) -> None:
@@ -104,6 +113,21 @@ def check_space(sources: Mapping[str, str]) -> None:
         _log.warning("Downloading %s.", _said(missing))
 
 
+def to_download(source: str, name: str) -> int:
+    """Bytes of a checkpoint that are not on this machine; 0 for a folder or a cached copy.
+
+    Raises:
+        CheckpointError: as `located`, when the hub is out of reach and there is no copy.
+    """
+    if Path(source).expanduser().is_dir():
+        return 0
+    try:
+        return pending(source, name).missing
+    except _failures():
+        located(source, name)
+        return 0
+
+
 def pending(source: str, name: str) -> Download:
     """What there is of a checkpoint on the hub and what of it is not in the cache yet.
 
@@ -119,7 +143,7 @@ def pending(source: str, name: str) -> Download:
     )
     there = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     files = needed(there)
-    if not any(kind.fullmatch(file) for file in files for kind in _WEIGHTS):
+    if not any(map(_is_weights, files)):
         raise CheckpointError(
             f"{name}: {repository} has no weights that are read here, which are "
             "model*.safetensors, pytorch_model*.bin or adapter_model.*: see "
@@ -146,6 +170,10 @@ def needed(files: Iterable[str]) -> list[str]:
     return texts + weights + ([head] if head else [])
 
 
+def _is_weights(file: str) -> bool:
+    return any(kind.fullmatch(file) for kind in _WEIGHTS)
+
+
 def _on_the_hub(source: str, name: str) -> tuple[str, str | None]:
     repository, _, revision = source.partition("@")
     if source.startswith((".", "/", "~")) or repository.count("/") != 1:
@@ -154,7 +182,7 @@ def _on_the_hub(source: str, name: str) -> tuple[str, str | None]:
 
 
 def _cached(repository: str, revision: str | None) -> Path | None:
-    """The folder of a copy in the hub's cache. Whether it is whole shows when it is read."""
+    """The folder of a copy in the hub's cache that has all of its weights."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -163,9 +191,17 @@ def _cached(repository: str, revision: str | None) -> Path | None:
             found = try_to_load_from_cache(repository, file, revision=revision)
         except HFValidationError:
             return None
-        if isinstance(found, str):
+        if isinstance(found, str) and _whole(Path(found).parent):
             return Path(found).parent
     return None
+
+
+def _whole(folder: Path) -> bool:
+    """Whether an interrupted download left no gaps: as many shards as their names say."""
+    files = needed(file.name for file in folder.iterdir() if file.exists())
+    weights = [file for file in files if _is_weights(file)]
+    totals = {int(n) for file in weights for n in re.findall(r"-of-(\d+)\.", file)}
+    return bool(weights) and totals in (set(), {len(weights)})
 
 
 def _check_space(downloads: list[Download]) -> None:
@@ -245,8 +281,9 @@ def _why(error: Exception, repository: str, revision: str | None) -> str:
             )
         case errors.OfflineModeIsEnabled():
             return (
-                f"there is no copy of {at} here, and HF_HUB_OFFLINE forbids to fetch it: "
-                f"unset it, or bring the files of {page} here and name their folder."
+                f"{at} is neither a folder here nor in the hub's cache, and HF_HUB_OFFLINE "
+                f"forbids to fetch it: unset it, or bring the files of {page} here and "
+                "name their folder."
             )
         case errors.HFValidationError():
             return (
