@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import json
 import logging
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dogerm.errors import CheckpointError
 
@@ -128,6 +132,64 @@ def to_download(source: str, name: str) -> int:
         return 0
 
 
+def outline(source: str, name: str) -> Path:
+    """A folder like `located`'s, to look at and not to load: nothing but headers is downloaded.
+
+    Its safetensors files have the header and the size of the hub's, with a hole for the
+    weights that takes no room on the disk. It is gone when the program ends. Weights in
+    other files have no header that could be had alone: those are downloaded whole.
+
+    Raises:
+        CheckpointError: as `located`.
+    """
+    if Path(source).expanduser().is_dir():
+        return located(source, name)
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+
+    repository, revision = _on_the_hub(source, name)
+    try:
+        download = pending(source, name)
+        if not download.missing:
+            return located(source, name)
+        headers = HfApi().get_safetensors_metadata(repository, revision=revision)
+        light = [file for file in download.sizes if file not in headers.files_metadata]
+        snapshot = Path(
+            snapshot_download(repository, revision=revision, allow_patterns=light)
+        )
+    except (*_failures(), NotASafetensorsRepoError, SafetensorsParsingError):
+        return located(source, name)  # which has a copy, or the right words
+    folder = Path(tempfile.mkdtemp(prefix="dogerm-outline-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for file in light:
+        shutil.copyfile(snapshot / file, folder / file)
+    for file, header in headers.files_metadata.items():
+        _write_header(folder / file, header.tensors)
+    return folder
+
+
+def _write_header(file: Path, tensors: Mapping[str, Any]) -> None:
+    """A safetensors file of these tensors with a hole where their values would be.
+
+    Source: the format, https://huggingface.co/docs/safetensors: the header's length in
+    8 bytes, the header, the values.
+    """
+    header = json.dumps(
+        {
+            name: {
+                "dtype": tensor.dtype,
+                "shape": tensor.shape,
+                "data_offsets": tensor.data_offsets,
+            }
+            for name, tensor in tensors.items()
+        }
+    ).encode()
+    values = max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
+    with file.open("wb") as out:
+        out.write(len(header).to_bytes(8, "little") + header)
+        out.truncate(8 + len(header) + values)
+
+
 def pending(source: str, name: str) -> Download:
     """What there is of a checkpoint on the hub and what of it is not in the cache yet.
 
@@ -208,8 +270,8 @@ def _check_space(downloads: list[Download]) -> None:
     missing, free = sum(download.missing for download in downloads), _free()
     if missing > free:
         raise CheckpointError(
-            f"downloading {_said(downloads)}. Make room, or set HF_HOME to a folder on "
-            "another disk."
+            f"there is no room to download {_said(downloads)}. Make room, or set HF_HOME "
+            "to a folder on another disk."
         )
 
 

@@ -38,10 +38,13 @@ def serve(
     from dogerm.engine import Engine
     from dogerm.family import Family
     from dogerm.ui.page import build
+    from dogerm.ui.studio import Studio
     from dogerm.ui.theme import CSS, HEAD, theme
 
     engine = Engine.load(Family.load(family), device, dtype, load_in_8bit)
-    app = build(engine).queue(max_size=64 if public else None)
+    app = build(Studio(engine, str(family)), public).queue(
+        max_size=64 if public else None
+    )
     app.launch(
         server_name=host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
         server_port=port or int(os.environ.get("GRADIO_SERVER_PORT", "7860")),

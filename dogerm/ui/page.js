@@ -118,8 +118,9 @@ window.dogerm = (() => {
   }
 
   function readShares() {
-    return [...document.querySelectorAll(".share")].map((block) => ({
-      name: block.id.replace("share-", ""),
+    const shown = [...document.querySelectorAll(".share")].filter((block) => block.querySelector("label"));
+    return shown.map((block) => ({
+      name: block.querySelector("label").textContent.trim(),
       value: Number(block.querySelector('input[type="range"]').value) || 0,
     }));
   }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import gradio as gr
 
 from dogerm.engine import Engine
-from dogerm.errors import FamilyError
 from dogerm.scoring import letter
 from dogerm.ui.playground import (
     ENGINE,
@@ -21,63 +19,32 @@ from dogerm.ui.playground import (
     errors_for_people,
     frames,
 )
+from dogerm.ui.studio import MAX_DOMAINS, Example, Studio
 
 PAPER = "https://arxiv.org/abs/2407.01470"
 SHOW = "frame => dogerm.show(frame)"
 
 
-@dataclass(frozen=True)
-class Example:
-    """A worked example: what to look for, an instruction and its responses."""
+def build(studio: Studio, public: bool = False) -> gr.Blocks:
+    """The page over a live model.
 
-    title: str
-    prompt: str
-    responses: tuple[str, ...]
-    shares: dict[str, float] | None = None
-    lam: float | None = None
-
-
-def read_examples(engine: Engine) -> list[Example]:
-    """The family's examples; a plain one for a family that has none."""
-    file = engine.family.examples
-    if file is None:
-        responses = ("A prime has exactly two divisors.", "A prime is an odd number.")
-        return [Example("A first pair", "What is a prime number?", responses)]
-    try:
-        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-        return [
-            Example(
-                row["title"],
-                row["prompt"],
-                tuple(row["responses"]),
-                row.get("shares"),
-                row.get("lam"),
-            )
-            for row in rows
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FamilyError(
-            f"the examples in {file} cannot be read: {error!r}."
-        ) from None
-
-
-def build(engine: Engine) -> gr.Blocks:
-    """The page over a live engine."""
-    family = engine.family
-    examples = read_examples(engine)
-    first = examples[0]
+    Args:
+        public: for strangers: no model panel, as what one applies all would see.
+    """
+    first = studio.examples[0]
 
     def recipe(lam: float, *shares: float):
-        return family.recipe(lam, dict(zip(family.lms, shares)))
+        # Sliders beyond the family's domains are hidden.
+        return studio.family.recipe(lam, dict(zip(studio.family.lms, shares)))
 
     with gr.Blocks(title="DogeRM Studio", fill_width=True) as page:
-        gr.HTML(_header(engine), elem_id="header", padding=False)
+        header = gr.HTML(_header(studio.engine), elem_id="header", padding=False)
 
         with gr.Row(elem_id="lambda-row"):
             lam = gr.Slider(
                 0,
                 1,
-                first.lam if first.lam is not None else family.lam,
+                studio.family.lam if first.lam is None else first.lam,
                 step=0.01,
                 label="λ",
                 info="how far the reward model moves towards the domain models",
@@ -93,16 +60,17 @@ def build(engine: Engine) -> gr.Blocks:
                         gr.Slider(
                             0,
                             1,
-                            round(family.recipe(1).shares.get(name, 0.0), 2),
+                            settings["value"],
                             step=0.05,
-                            label=name,
-                            elem_id=f"share-{name}",
+                            label=settings["label"],
+                            visible=settings["visible"],
+                            elem_id=f"share-{i}",
                             elem_classes="share",
                         )
-                        for name in family.lms
+                        for i, settings in enumerate(_domains(studio, first))
                     ]
                 chips = gr.Radio(
-                    [(example.title, i) for i, example in enumerate(examples)],
+                    _titles(studio),
                     value=0,
                     label="Examples",
                     elem_id="examples",
@@ -136,7 +104,9 @@ def build(engine: Engine) -> gr.Blocks:
                 gr.HTML(_results(), padding=False)
                 gr.Plot(_empty_figure(), show_label=False, elem_id="plot")
 
-        gr.HTML(_footer(engine), elem_id="about", padding=False)
+        if not public:
+            model = _model_panel(studio)
+        footer = gr.HTML(_footer(studio.engine), elem_id="about", padding=False)
         frame = gr.JSON(visible="hidden", elem_id="frame")
 
         texts = [instruction, count, *boxes]
@@ -145,26 +115,37 @@ def build(engine: Engine) -> gr.Blocks:
         def at_lam(lam: float, *rest: Any) -> dict[str, Any]:
             shares, prompt, responses = _request(rest, len(sliders))
             with errors_for_people():
-                found = compare(engine, prompt, responses, recipe(lam, *shares))
+                found = compare(studio.engine, prompt, responses, recipe(lam, *shares))
                 return found | {"alone": True}
 
         def whole(lam: float, *rest: Any) -> Iterator[dict[str, Any]]:
             shares, prompt, responses = _request(rest, len(sliders))
             with errors_for_people():
-                yield from frames(engine, prompt, responses, recipe(lam, *shares))
+                yield from frames(
+                    studio.engine, prompt, responses, recipe(lam, *shares)
+                )
 
         def example(index: int) -> list[Any]:
-            chosen = examples[index]
-            shares = family.recipe(1, chosen.shares).shares
+            chosen = studio.examples[int(index)]
             return [
-                family.lam if chosen.lam is None else chosen.lam,
-                *(round(shares.get(name, 0.0), 2) for name in family.lms),
+                studio.family.lam if chosen.lam is None else chosen.lam,
+                *(gr.Slider(**settings) for settings in _domains(studio, chosen)),
                 chosen.prompt,
                 len(chosen.responses),
                 *(
                     gr.Textbox(text, visible=i < len(chosen.responses))
                     for i, text in enumerate(_filled(chosen.responses))
                 ),
+            ]
+
+        def arrive() -> list[Any]:
+            """The page as the live model has it, which may not be the one it was built with."""
+            return [
+                _header(studio.engine),
+                _footer(studio.engine),
+                gr.Radio(choices=_titles(studio), value=0),
+                *example(0),
+                *([] if public else [studio.source, studio.engine.plan.load_in_8bit]),
             ]
 
         def resize(count: int, by: int) -> list[Any]:
@@ -182,7 +163,11 @@ def build(engine: Engine) -> gr.Blocks:
 
         # Dragging is answered in the page (page.js); letting go merges.
         lam.release(at_lam, trigger_mode="always_last", **everything)
-        runs = [page.load(whole, **everything), run.click(whole, **everything)]
+        shown = [] if public else [model.family, model.in_8bit]
+        arrived = page.load(
+            arrive, None, [header, footer, chips, *settings, *texts, *shown], **quiet
+        )
+        runs = [arrived.then(whole, **everything), run.click(whole, **everything)]
         for slider in sliders:
             runs.append(slider.release(whole, trigger_mode="always_last", **everything))
         chosen = chips.input(example, chips, [*settings, *texts], **quiet)
@@ -195,8 +180,91 @@ def build(engine: Engine) -> gr.Blocks:
                 lambda count, by=by: resize(count, by), count, [count, *boxes], **quiet
             )
         stop.click(None, None, None, cancels=runs, js="() => dogerm.stop()")
-        endpoints(engine)
+        if not public:
+            _model_events(studio, model, quiet)
+        endpoints(studio)
     return page
+
+
+def _domains(studio: Studio, example: Example) -> list[dict[str, Any]]:
+    """Settings of every domain slider; those beyond the family's domains are hidden."""
+    shares = studio.family.recipe(1, example.shares).shares
+    names = list(studio.family.lms)
+    spare = [""] * (MAX_DOMAINS - len(names))
+    return [
+        {
+            "value": round(shares.get(name, 0.0), 2),
+            "label": name,
+            "visible": bool(name),
+        }
+        for name in (*names, *spare)
+    ]
+
+
+def _titles(studio: Studio) -> list[tuple[str, int]]:
+    return [(example.title, i) for i, example in enumerate(studio.examples)]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The model panel's widgets; the first four are what `Studio.load` takes."""
+
+    family: gr.Dropdown
+    dtype: gr.Dropdown
+    in_8bit: gr.Checkbox
+    device: gr.Dropdown
+    plan: gr.HTML
+    apply: gr.Button
+
+    @property
+    def choice(self) -> list[gr.components.Component]:
+        return [self.family, self.dtype, self.in_8bit, self.device]
+
+
+def _model_panel(studio: Studio) -> _Model:
+    """Which model is live: a family, its precision and device, with the memory plan before it loads."""
+    choices = studio.choices()
+    with gr.Accordion("Model", open=False, elem_id="model"):
+        with gr.Row():
+            family = gr.Dropdown(
+                choices["family"],
+                value=studio.source,
+                label="Family",
+                elem_id="model-family",
+            )
+            dtype = gr.Dropdown(choices["dtype"], label="Precision", min_width=110)
+            device = gr.Dropdown(choices["device"], label="Device", min_width=90)
+            in_8bit = gr.Checkbox(
+                studio.engine.plan.load_in_8bit,
+                label="8-bit, for smaller GPUs",
+                elem_id="in-8bit",
+            )
+            apply = gr.Button("Apply", elem_id="apply", min_width=90)
+        plan = gr.HTML(elem_id="plan", padding=False)
+    return _Model(family, dtype, in_8bit, device, plan, apply)
+
+
+def _model_events(studio: Studio, model: _Model, quiet: dict[str, Any]) -> None:
+    def preview(*choice: Any) -> str:
+        with errors_for_people():
+            return studio.preview(*choice)
+
+    def load(*choice: Any) -> None:
+        with errors_for_people():
+            studio.load(*choice)
+
+    for widget in model.choice:
+        widget.input(preview, model.choice, model.plan, **quiet)
+    loaded = model.apply.click(
+        load,
+        model.choice,
+        None,
+        show_progress_on=model.plan,
+        api_visibility="private",
+        **ENGINE,
+    )
+    # The page is made for the families' own domains and examples: fetch it anew.
+    loaded.success(None, None, None, js="() => location.reload()")
 
 
 def _request(rest: tuple[Any, ...], domains: int) -> tuple[Any, str, list[str]]:

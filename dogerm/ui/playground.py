@@ -20,6 +20,7 @@ from dogerm.errors import DogermError, InputError
 from dogerm.recipe import Recipe
 from dogerm.scoring import rewards, tokenise
 from dogerm.sweep import Curve, curve, grow
+from dogerm.ui.studio import Studio
 
 MAX_RESPONSES = 8
 MAX_CHARACTERS = 200_000  # of one visitor's text; the model's own limit is far below
@@ -94,7 +95,7 @@ def check_responses(responses: Sequence[str]) -> None:
         )
 
 
-def endpoints(engine: Engine) -> None:
+def endpoints(studio: Studio) -> None:
     """The page's typed API, for gradio_client: /score and /curve."""
 
     def score(
@@ -106,8 +107,8 @@ def endpoints(engine: Engine) -> None:
     ) -> dict[str, Any]:
         """Rewards of each response from the plain reward model and from DogeRM at λ."""
         with errors_for_people():
-            recipe = engine.family.recipe(lam, _shares(shares), method)
-            frame = compare(engine, instruction, responses, recipe)
+            recipe = studio.family.recipe(lam, _shares(shares), method)
+            frame = compare(studio.engine, instruction, responses, recipe)
             return {
                 "base": frame["base"],
                 "merged": frame["merged"],
@@ -125,7 +126,9 @@ def endpoints(engine: Engine) -> None:
         """Rewards of each response at every λ, and where the top response changes."""
         with errors_for_people():
             check_responses(responses)
-            found = curve(engine, instruction, responses, _shares(shares), lams, method)
+            found = curve(
+                studio.engine, instruction, responses, _shares(shares), lams, method
+            )
             return found.to_json()
 
     gr.api(score, api_name="score", **ENGINE)

@@ -1,0 +1,184 @@
+"""The model behind the page: the one that is live, and how another takes its place."""
+
+from __future__ import annotations
+
+import gc
+import html
+import json
+from dataclasses import dataclass
+
+import torch
+
+from dogerm import family as families
+from dogerm.engine import Engine
+from dogerm.errors import DogermError, FamilyError
+from dogerm.family import Family
+from dogerm.hub import to_download
+from dogerm.inspection import Inspection, inspect
+from dogerm.live import DTYPES
+from dogerm.plan import WORDS, size_text
+
+MAX_DOMAINS = 6  # sliders on the page
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A worked example: what to look for, an instruction and its responses."""
+
+    title: str
+    prompt: str
+    responses: tuple[str, ...]
+    shares: dict[str, float] | None = None
+    lam: float | None = None
+
+
+class Studio:
+    """Holds the live engine. Loading another leaves the old one in use until it is ready.
+
+    Args:
+        engine: live at the start.
+        source: the name or file that the engine's family was read from.
+    """
+
+    def __init__(self, engine: Engine, source: str):
+        self.engine, self.source = engine, source
+        self.examples = read_examples(engine.family)
+
+    @property
+    def family(self) -> Family:
+        return self.engine.family
+
+    def choices(self) -> dict[str, list[str]]:
+        """What the model panel offers."""
+        gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        listed = families.names()
+        return {
+            "family": listed if self.source in listed else [self.source, *listed],
+            "dtype": [AUTO, *DTYPES],
+            "device": [AUTO, *gpus, "cpu"],
+        }
+
+    def preview(self, source: str, dtype: str, in_8bit: bool, device: str) -> str:
+        """HTML on how the family fits together and into memory; reads and downloads no weights."""
+        chosen = Family.load(source)
+        if lacking := _to_download(chosen):
+            return f'<p class="plan">{html.escape(lacking)}</p>'
+        found = inspect(chosen, device, _named(dtype), in_8bit)
+        return _html(found, replaces=not found.plan.fits and self._makes_room(found))
+
+    def load(self, source: str, dtype: str, in_8bit: bool, device: str) -> None:
+        """Make another model live. If it cannot be loaded the old one stays, or comes back.
+
+        Raises:
+            DogermError: as `Engine.load`.
+        """
+        chosen = Family.load(source)
+        examples = read_examples(chosen)
+        if len(chosen.lms) > MAX_DOMAINS:
+            raise FamilyError(
+                f"the page has {MAX_DOMAINS} domain sliders and {chosen.name!r} has "
+                f"{len(chosen.lms)} domain LMs. Leave some out of its file."
+            )
+        found = inspect(chosen, device, _named(dtype), in_8bit)
+        if found.plan.fits or not self._makes_room(found):
+            self.engine = Engine.load(chosen, device, _named(dtype), in_8bit)
+        else:
+            self._replace(chosen, device, _named(dtype), in_8bit)
+        self.source, self.examples = source, examples
+
+    def _makes_room(self, found: Inspection) -> bool:
+        """Whether it would fit without the model that is live."""
+        same = found.plan.device == str(self.engine.device)
+        freed = self.engine.plan.needed if same else 0
+        return found.plan.needed <= found.plan.free + freed
+
+    def _replace(
+        self, chosen: Family, device: str, dtype: str | None, in_8bit: bool
+    ) -> None:
+        old = self.engine
+        settings = (old.family, str(old.device), old.plan.dtype, old.plan.load_in_8bit)
+        self.engine = old = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            self.engine = Engine.load(chosen, device, dtype, in_8bit)
+        except DogermError:
+            self.engine = Engine.load(*settings)
+            raise
+
+
+def read_examples(family: Family) -> list[Example]:
+    """The family's examples; a plain one for a family that has none.
+
+    Raises:
+        FamilyError: the file cannot be read, or holds something else.
+    """
+    if family.examples is None:
+        responses = ("A prime has exactly two divisors.", "A prime is an odd number.")
+        return [Example("A first pair", "What is a prime number?", responses)]
+    try:
+        lines = family.examples.read_text("utf-8").splitlines()
+        return [
+            Example(
+                row["title"],
+                row["prompt"],
+                tuple(row["responses"]),
+                row.get("shares"),
+                row.get("lam"),
+            )
+            for row in map(json.loads, lines)
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FamilyError(
+            f"the examples in {family.examples} cannot be read: {error!r}."
+        ) from None
+
+
+def _named(dtype: str) -> str | None:
+    return None if dtype == AUTO else dtype
+
+
+def _to_download(family: Family) -> str:
+    """What of the family is not on this machine, as a sentence; nothing when all is."""
+    sources = {"the reward model": family.rm, **family.lms}
+    sizes = {source: to_download(source, name) for name, source in sources.items()}
+    lacking = [
+        f"{source} ({size_text(size)})" for source, size in sizes.items() if size
+    ]
+    if not lacking:
+        return ""
+    return f"Not on this machine yet: {', '.join(lacking)}. Apply downloads them first."
+
+
+def _html(found: Inspection, replaces: bool) -> str:
+    plan = found.plan
+    weights = f"int8 beside {plan.dtype}" if plan.load_in_8bit else plan.dtype
+    shared = ", ".join(
+        f"{html.escape(name)} {lm.shared:,} tokens shared"
+        for name, lm in found.lms.items()
+    )
+    fits = (
+        f"{html.escape(found.rm.architecture)}, {found.rm.parameters / 1e6:,.1f}M "
+        f"parameters; {len(found.merged)} tensors merged, "
+        f"{html.escape(', '.join(found.kept))} kept; {shared}."
+    )
+    memory = (
+        f"{size_text(plan.needed)} of {size_text(plan.free)} free on {plan.device}: live "
+        f"model {size_text(plan.live)} in {weights}, sources {size_text(plan.sources)} "
+        f"{WORDS[plan.place]}. One merge waits for {plan.bottleneck}, "
+        f"about {plan.merge_seconds() * 1e3:.3g} ms."
+    )
+    lines = [fits, memory]
+    if replaces:
+        lines.append(
+            "It does not fit beside the model that is live, which is dropped first; "
+            "if loading fails it is loaded again."
+        )
+    lines += [
+        html.escape(warning)
+        for warning in found.warnings
+        if not (replaces and "are needed on" in warning)
+    ]
+    return '<div class="plan">' + "".join(f"<p>{line}</p>" for line in lines) + "</div>"
