@@ -2,6 +2,8 @@
 
 import errno
 import importlib
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ import pytest
 from huggingface_hub import constants, errors
 
 from dogerm import hub
+from dogerm.checkpoint import Checkpoint
 from dogerm.errors import CheckpointError
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -160,10 +163,22 @@ def test_nothing_is_said_when_all_is_there(there, cache, caplog):
     assert caplog.messages == []
 
 
+def test_how_much_is_to_come_can_be_asked_without_fetching(there, cache, tmp_path):
+    assert hub.to_download(str(tmp_path), "math") == 0
+    assert hub.to_download("org/name", "math") == 13_005_849_200
+    assert there.fetched is None
+    there.error = connection_error()
+    with pytest.raises(CheckpointError, match="cannot be reached"):
+        hub.to_download("org/name", "math")
+    lay(cache, {"config.json": "{}", "model.safetensors": "...."})
+    assert hub.to_download("org/name", "math") == 0
+
+
 def test_a_download_that_does_not_fit_is_not_begun(there):
     there.free = 2_000_000_000
     with pytest.raises(
-        CheckpointError, match=r"13.0 GB of org/name; 2.0 GB are free in .*HF_HOME"
+        CheckpointError,
+        match=r"no room to download 13.0 GB of org/name; 2.0 GB are free in .*HF_HOME",
     ):
         hub.located("org/name", "math")
     assert there.fetched is None
@@ -232,6 +247,52 @@ def test_with_a_copy_in_the_cache_a_refusal_is_no_obstacle(there, cache, caplog,
         hub.located("org/name@v9", "math")  # another revision is another model
     with pytest.raises(CheckpointError):
         hub.located("org/other", "math")
+
+
+def test_an_outline_has_every_shape_and_no_weights(there, cache, folders, monkeypatch):
+    real = folders["padded"]
+    file = real / "model.safetensors"
+    with file.open("rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    tensors = {
+        name: SimpleNamespace(**entry)
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+    metadata = SimpleNamespace(
+        files_metadata={file.name: SimpleNamespace(tensors=tensors)}
+    )
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.get_safetensors_metadata", lambda *_, **__: metadata
+    )
+    texts = [path for path in real.iterdir() if path.suffix in (".json", ".jinja")]
+    there.files = {path.name: path.stat().st_size for path in (file, *texts)}
+    cache.mkdir()
+    for path in texts:
+        shutil.copy(path, cache)  # what the stand-in for snapshot_download answers with
+    folder = hub.outline("org/name", "math")
+    assert there.fetched[2] == sorted(path.name for path in texts)
+    found, whole = Checkpoint(folder, "math"), Checkpoint(real, "math")
+    assert found.rows("model.embed_tokens.weight")[-1] == "[PAD]"
+    assert list(found.tensors) == list(whole.tensors)
+    for info, other in zip(found.tensors.values(), whole.tensors.values()):
+        assert (info.shape, info.dtype) == (other.shape, other.dtype)
+    assert not found.read("model.norm.weight").any()  # a hole reads as zeros
+
+
+def test_where_an_outline_cannot_be_had_the_checkpoint_is(there, tmp_path, monkeypatch):
+    assert hub.outline(str(tmp_path), "math") == tmp_path
+    no_header = errors.NotASafetensorsRepoError("only .bin files")
+
+    def refuse(*_, **__):
+        raise no_header
+
+    monkeypatch.setattr("huggingface_hub.HfApi.get_safetensors_metadata", refuse)
+    hub.outline("org/name", "math")
+    assert "model-00001-of-00002.safetensors" in there.fetched[2]
+    there.error = refusal(errors.GatedRepoError, 403)
+    with pytest.raises(CheckpointError, match=f"is gated: open {PAGE}"):
+        hub.outline("org/name", "math")
 
 
 def test_an_interrupted_download_is_not_taken_for_a_copy(there, cache, monkeypatch):
