@@ -32,6 +32,7 @@ from dogerm.live import device_named, dtype_named
 from dogerm.merge import METHODS, check_method
 from dogerm.plan import size_text
 from dogerm.recipe import Recipe
+from dogerm.weights import one_line
 
 SHARD_BYTES = 5_000_000_000
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -84,6 +85,7 @@ class Export:
         files: its weight files.
         nbytes: of all weights.
         merged, kept: parameters merged, and kept from the reward model.
+        left_out: constants of the score head, which the saved model has no place for.
         appended: tokens that only LMs have, whose rows follow the reward model's.
         tokens_added: whether the saved tokenizer knows them all.
         seconds: wall time.
@@ -94,6 +96,7 @@ class Export:
     nbytes: int
     merged: tuple[str, ...]
     kept: tuple[str, ...]
+    left_out: tuple[str, ...]
     appended: tuple[str, ...]
     tokens_added: bool
     seconds: float
@@ -139,6 +142,11 @@ def export(
         model = empty_reward_model(rm)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     shapes[fit.embedding] = (fit.vocabulary.size, *shapes[fit.embedding][1:])
+    # A value head's bias: transformers' class has no place for a constant, which
+    # changes no difference between rewards.
+    constants = [name for name in fit.kept if name.endswith(".bias")]
+    for name in constants:
+        del shapes[name]
     nbytes = sum(_nbytes(shape, precision) for shape in shapes.values())
     _check_room(out, nbytes)
 
@@ -163,7 +171,8 @@ def export(
             files=files,
             nbytes=nbytes,
             merged=fit.merged,
-            kept=fit.kept,
+            kept=tuple(name for name in fit.kept if name in shapes),
+            left_out=tuple(constants),
             appended=fit.vocabulary.appended,
             tokens_added=set(fit.vocabulary.appended) <= set(tokenizer.get_vocab()),
             seconds=time.perf_counter() - started,
@@ -173,6 +182,28 @@ def export(
         card = _card(family, recipe, result, name)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return result
+
+
+def push_to_hub(folder: Path, repository: str) -> str:
+    """Upload an exported checkpoint to the hub, into a new or an own repository; its address.
+
+    Raises:
+        CheckpointError: the hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    try:
+        api = HfApi()
+        address = api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder)
+    except (HTTPError, HFValidationError, OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder} could not be uploaded to {repository} ({one_line(error)}) "
+            "It is whole on this disk; log in with `hf auth login` and upload it with "
+            f"`hf upload {repository} {folder}`."
+        ) from None
+    return str(address)
 
 
 def write_weights(
@@ -390,6 +421,7 @@ def _record(family: Family, recipe: Recipe, result: Export, dtype: str) -> dict:
         "dtype": dtype,
         "merged": len(result.merged),
         "kept": list(result.kept),
+        "left_out": list(result.left_out),
         "appended": list(result.appended),
         "tokens_added": result.tokens_added,
         "versions": versions(),
@@ -422,7 +454,8 @@ def _card(family: Family, recipe: Recipe, result: Export, dtype: str) -> str:
         source=METHODS[recipe.method].source,
         parts=parts,
         merged=len(result.merged),
-        kept=", ".join(f"`{name}`" for name in result.kept),
+        kept=", ".join(f"`{name}`" for name in result.kept)
+        + (f"; left out: {', '.join(result.left_out)}" if result.left_out else ""),
         appended=_appended(result),
         dtype=dtype,
         size=size_text(result.nbytes),

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 from dogerm.cli import app
 from dogerm.engine import Engine
 from dogerm.errors import CheckpointError, RecipeError
-from dogerm.export import export
+from dogerm.export import export, push_to_hub
 from dogerm.family import Family
 from dogerm.inspection import inspect
 from dogerm.recipe import Recipe
-from dogerm.scoring import score
+from dogerm.scoring import rewards, score, tokenise
 
 HEAD = "score.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -285,3 +285,48 @@ def test_inspect_warns_of_settings_that_differ(folders, tmp_path):
     found = inspect(Family.of(folders["rm"], {"math": lm}))
     assert any("rms_norm_eps" in warning for warning in found.warnings)
     assert any("chat template of 'math'" in warning for warning in found.warnings)
+
+
+def test_a_value_heads_constant_is_left_out_and_said(folders, tmp_path):
+    rm = save_lm(tmp_path / "rm", 9)
+    head = {
+        "v_head.summary.weight": torch.randn(1, 32),
+        "v_head.summary.bias": torch.full((1,), 3.0),
+    }
+    save_file(head, rm / "value_head.safetensors")
+    family = Family.of(rm, {"math": folders["plain"]})
+    recipe = Recipe(0.4, {"math": 1})
+    written = export(family, recipe, tmp_path / "out", "float32")
+    assert written.left_out == ("score.bias",)
+    assert "score.bias" in (tmp_path / "out" / "README.md").read_text()
+    engine = Engine.load(family, device="cpu", dtype="float32")
+    tokens = tokenise(engine, "Hi", ["Hello"]).sequences[0]
+    live = rewards(engine, recipe, [tokenise(engine, "Hi", ["Hello"])])[0][0]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        saved = model(torch.tensor([tokens])).logits.item()
+    assert live - saved == pytest.approx(3, abs=1e-4)
+
+
+def test_pushing_uploads_the_folder_or_says_how_to(folders, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = {}
+
+    class Hub:
+        def create_repo(self, repository, exist_ok):
+            asked["repository"] = repository
+            return f"https://hub/{repository}"
+
+        def upload_folder(self, repo_id, folder_path):
+            asked["files"] = {file.name for file in folder_path.iterdir()}
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    family = Family.of(folders["rm"], {"math": folders["plain"]})
+    export(family, Recipe(0.4, {"math": 1}), tmp_path / "out")
+    assert push_to_hub(tmp_path / "out", "me/mine") == "https://hub/me/mine"
+    assert asked["repository"] == "me/mine"
+    assert {"model.safetensors", "config.json", "README.md"} <= asked["files"]
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="whole on this disk.*hf upload me/mine"):
+        push_to_hub(tmp_path / "out", "me/mine")

@@ -1,0 +1,108 @@
+"""How fast the page answers, in a real browser: python tests/measure_page.py
+
+Prints medians for the embedded family and four responses: from letting go of λ to exact
+numbers, from Score to a whole fresh curve, and from starting app.py to an answer.
+"""
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+PORT = 7878
+URL = f"http://127.0.0.1:{PORT}/"
+EXACT = "document.getElementById('dogerm-results').dataset.state === 'exact'"
+RUNS = 30
+
+
+def start() -> tuple[subprocess.Popen, float]:
+    """The program and the seconds until its page answers."""
+    started = time.perf_counter()
+    environment = os.environ | {"GRADIO_SERVER_PORT": str(PORT)}
+    program = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment)
+    while True:
+        try:
+            urllib.request.urlopen(URL).read()
+            return program, time.perf_counter() - started
+        except urllib.error.URLError:
+            if program.poll() is not None:
+                sys.exit("app.py ended before its page answered.")
+            time.sleep(0.05)
+
+
+def four_responses(page) -> None:
+    for _ in range(page.locator(".response textarea:visible").count(), 4):
+        page.click("#more")
+        page.wait_for_timeout(300)
+    for index, letter in enumerate("ABCD"):
+        page.fill(f"#response-{letter} textarea", f"Step 1: 11-3=8\nAnswer: {index}")
+
+
+def release_times(page) -> list[float]:
+    """Milliseconds from letting go of λ to exact numbers."""
+    slider = page.locator("#lam input[type=range]")
+    box = slider.bounding_box()
+    y = box["y"] + box["height"] / 2
+    times = []
+    for run in range(RUNS):
+        old, new = (
+            box["x"] + 8 + (box["width"] - 16) * lam
+            for lam in (float(slider.input_value()), 0.1 + 0.8 * (run * 0.381 % 1))
+        )
+        page.mouse.move(old, y)
+        page.mouse.down()
+        page.mouse.move(new, y, steps=3)
+        started = time.perf_counter()
+        page.mouse.up()
+        page.wait_for_function(EXACT)
+        times.append(1e3 * (time.perf_counter() - started))
+    return times
+
+
+def curve_times(page) -> list[float]:
+    """Milliseconds from Score, with a new text, to a whole curve with its flips."""
+    times = []
+    for run in range(RUNS // 3):
+        text = f"Step 1: 11-3=8\nStep 2: 8/2=4\nAnswer: {run}"
+        page.fill("#response-A textarea", text)
+        started = time.perf_counter()
+        page.click("#score")
+        page.wait_for_function(
+            f"dogerm.view.frame.done && dogerm.view.frame.texts[0] === {text!r}"
+        )
+        times.append(1e3 * (time.perf_counter() - started))
+    return times
+
+
+def main() -> None:
+    program, seconds = start()
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+            )
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
+            page.goto(URL)
+            page.wait_for_function("window.dogerm && dogerm.view.frame?.done")
+            four_responses(page)
+            page.click("#score")
+            page.wait_for_timeout(2000)
+            curves, releases = curve_times(page), release_times(page)
+            browser.close()
+    finally:
+        program.terminate()
+    print(f"app.py to a page that answers: {seconds:.1f} s")
+    print(f"let go of λ to exact numbers: median {statistics.median(releases):.0f} ms")
+    print(f"Score to a fresh 21-point curve: median {statistics.median(curves):.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
