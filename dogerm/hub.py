@@ -326,6 +326,8 @@ def _why(error: Exception, repository: str, revision: str | None) -> str:
     at = f"{repository}@{revision}" if revision else repository
     status = getattr(getattr(error, "response", None), "status_code", None)
     match error:
+        case errors.LocalEntryNotFoundError() if isinstance(error.__cause__, Exception):
+            return _why(error.__cause__, repository, revision)
         case errors.GatedRepoError():
             return f"{repository} is gated: open {page}, accept its conditions, then {log_in}."
         case errors.RevisionNotFoundError():

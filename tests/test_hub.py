@@ -91,6 +91,13 @@ def refusal(kind: type, status: int) -> Exception:
     return kind("no", response=http.Response(status, request=request))
 
 
+def given_up(cause: Exception) -> Exception:
+    """How the library says that a file could be had neither from the hub nor its cache."""
+    error = errors.LocalEntryNotFoundError("no")
+    error.__cause__ = cause
+    return error
+
+
 def connection_error() -> Exception:
     http = importlib.import_module(errors.Response.__module__.partition(".")[0])
     return http.ConnectError("[Errno -2] Name or service not known")
@@ -216,6 +223,8 @@ REFUSALS = [
         f"org/name has no revision 'v9': {PAGE}/commits/main",
     ),
     (connection_error(), f"cannot be reached for org/name@v9 .*{PAGE}"),
+    (given_up(refusal(errors.HfHubHTTPError, 500)), "the hub answered 500"),
+    (given_up(connection_error()), r"cannot be reached .*\(ConnectError\)"),
     (TimeoutError("timed out"), f"cannot be reached .*{PAGE}"),
     (RuntimeError("cas: no route"), "cannot be reached"),
     (errors.OfflineModeIsEnabled("set"), f"HF_HUB_OFFLINE forbids.*{PAGE}"),
