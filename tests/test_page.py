@@ -475,6 +475,8 @@ def test_the_model_panel_plans_then_loads_in_8_bits_and_the_page_follows(visit, 
     exact = score(engine, Recipe(0, {"math": 1}), [(PROMPT, ANSWERS)])[0]
     assert shown(page, "base") == pytest.approx(exact, abs=0.02)
     assert shown(page, "base") != pytest.approx(exact, abs=1e-7)
+    # Three responses and two: four orders, at λ = 0 and at the default.
+    assert re.search(r"int8 ranks [678] of 8 pairs", page.inner_text("#agreement"))
     page.click("#model button")
     assert page.locator("#in-8bit input").is_checked()
     page.uncheck("#in-8bit input")

@@ -38,7 +38,7 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
         return studio.family.recipe(lam, dict(zip(studio.family.lms, shares)))
 
     with gr.Blocks(title="DogeRM Studio", fill_width=True) as page:
-        header = gr.HTML(_header(studio.engine), elem_id="header", padding=False)
+        header = gr.HTML(_header(studio), elem_id="header", padding=False)
 
         with gr.Row(elem_id="lambda-row"):
             lam = gr.Slider(
@@ -141,7 +141,7 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
         def arrive() -> list[Any]:
             """The page as the live model has it, which may not be the one it was built with."""
             return [
-                _header(studio.engine),
+                _header(studio),
                 _footer(studio.engine),
                 gr.Radio(choices=_titles(studio), value=0),
                 *example(0),
@@ -294,7 +294,8 @@ def _empty_figure():
     return figure
 
 
-def _header(engine: Engine) -> str:
+def _header(studio: Studio) -> str:
+    engine = studio.engine
     family = html.escape(engine.family.title or engine.family.name)
     size = (
         f"{engine.size / 1e9:.1f}B"
@@ -304,12 +305,14 @@ def _header(engine: Engine) -> str:
     status = " · ".join(
         [family, f"{size} parameters", str(engine.device), engine.dtype, "live"]
     )
+    agrees = f'<p id="agreement">{studio.agreement}.</p>' if studio.agreement else ""
     return f"""
     <header>
       <h1>DogeRM Studio</h1>
       <p class="what">A reward model learns a domain by merging weights.
         <a href="{PAPER}" target="_blank" rel="noopener">The paper</a></p>
       <p class="status" id="status">{status}</p>
+      {agrees}
     </header>"""
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from dogerm import family as families
+from dogerm.agreement import agreement
 from dogerm.engine import Engine
-from dogerm.errors import DogermError, FamilyError
+from dogerm.errors import DeviceError, DogermError, FamilyError
 from dogerm.family import Family
 from dogerm.hub import to_download
 from dogerm.inspection import Inspection, inspect
@@ -44,6 +45,7 @@ class Studio:
     def __init__(self, engine: Engine, source: str):
         self.engine, self.source = engine, source
         self.examples = read_examples(engine.family)
+        self.agreement = self._agreement()
 
     @property
     def family(self) -> Family:
@@ -86,6 +88,19 @@ class Studio:
         else:
             self._replace(chosen, device, _named(dtype), in_8bit)
         self.source, self.examples = source, examples
+        self.agreement = self._agreement()
+
+    def _agreement(self) -> str:
+        """What 8-bit costs, measured once, if the whole model fits beside the 8-bit one."""
+        engine = self.engine
+        if not engine.plan.load_in_8bit:
+            return ""
+        groups = [(example.prompt, example.responses) for example in self.examples]
+        try:
+            whole = Engine.load(engine.family, str(engine.device), engine.plan.dtype)
+            return f"int8 {agreement(engine, whole, groups)}"
+        except DeviceError:
+            return f"int8, not compared: {engine.plan.dtype} does not fit beside it"
 
     def _makes_room(self, found: Inspection) -> bool:
         """Whether it would fit without the model that is live."""
