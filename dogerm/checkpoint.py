@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from dogerm.errors import CheckpointError, CheckpointMismatch
-from dogerm.hub import located
+from dogerm.hub import located, outline
 from dogerm.weights import (
     Adapted,
     TensorInfo,
@@ -51,18 +51,20 @@ class Checkpoint:
     Args:
         source: a folder in Hugging Face layout, or a hub id with an optional @revision.
         name: how errors call it: 'the reward model', 'math', …
+        weights: False to look at it only: of a hub repository the headers are enough.
 
     Raises:
         CheckpointError: the folder, a file in it, or the hub repository is not there
             or cannot be read. Says which file.
     """
 
-    def __init__(self, source: str | Path, name: str):
+    def __init__(self, source: str | Path, name: str, weights: bool = True):
         self.source, self.name = str(source), name
-        self.folder = located(self.source, name)
+        self.folder = (located if weights else outline)(self.source, name)
         self.base: Checkpoint | None = None
         if (self.folder / "adapter_config.json").is_file():
-            self.base = Checkpoint(self._base_source(), f"the base of {name}")
+            base = self._base_source()
+            self.base = Checkpoint(base, f"the base of {name}", weights)
             self.config = self.base.config
             self._weights: Weights = Adapted(self.base._weights, self.folder, name)
         else:

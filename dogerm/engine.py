@@ -24,6 +24,7 @@ from dogerm.checkpoint import (
 )
 from dogerm.errors import OutOfMemory
 from dogerm.family import Family
+from dogerm.hub import check_space
 from dogerm.live import Int8, Slot, build, device_named, live_dtype
 from dogerm.merge import check_method, merge_parameter
 from dogerm.plan import Place, Plan, make_plan, require
@@ -215,6 +216,7 @@ class Engine:
             DeviceError: no such device, or too little memory on it.
         """
         place = device_named(device)
+        check_space({"the reward model": family.rm, **family.lms})
         rm = Checkpoint(family.rm, "the reward model")
         lms = {name: Checkpoint(source, name) for name, source in family.lms.items()}
         fit = compare(rm, lms)

@@ -28,6 +28,7 @@ from dogerm.checkpoint import (
 from dogerm.engine import Sources
 from dogerm.errors import CheckpointError
 from dogerm.family import Family
+from dogerm.hub import check_space
 from dogerm.live import device_named, dtype_named
 from dogerm.merge import METHODS, check_method
 from dogerm.plan import size_text
@@ -134,6 +135,7 @@ def export(
     family.recipe(shares=recipe.shares)  # names an LM that is not there
     _check_free(out)
     place = device_named(device)
+    check_space({"the reward model": family.rm, **family.lms})
     rm = Checkpoint(family.rm, "the reward model")
     lms = {name: Checkpoint(source, name) for name, source in family.lms.items()}
     fit = compare(rm, lms)

@@ -74,8 +74,11 @@ def inspect(
         CheckpointError, CheckpointMismatch: as loading the family would.
     """
     place = device_named(device)
-    rm = Checkpoint(family.rm, "the reward model")
-    lms = {name: Checkpoint(source, name) for name, source in family.lms.items()}
+    rm = Checkpoint(family.rm, "the reward model", weights=False)
+    lms = {
+        name: Checkpoint(source, name, weights=False)
+        for name, source in family.lms.items()
+    }
     fit = compare(rm, lms)
     precision = live_dtype(dtype or family.dtype, rm.dtype, place, load_in_8bit)
     plan = make_plan(rm, lms, fit, place, precision, load_in_8bit)

@@ -64,10 +64,9 @@ class Studio:
     def preview(self, source: str, dtype: str, in_8bit: bool, device: str) -> str:
         """HTML on how the family fits together and into memory; reads and downloads no weights."""
         chosen = Family.load(source)
-        if lacking := _to_download(chosen):
-            return f'<p class="plan">{html.escape(lacking)}</p>'
         found = inspect(chosen, device, _named(dtype), in_8bit)
-        return _html(found, replaces=not found.plan.fits and self._makes_room(found))
+        replaces = not found.plan.fits and self._makes_room(found)
+        return _html(found, replaces, _to_download(chosen))
 
     def load(self, source: str, dtype: str, in_8bit: bool, device: str) -> None:
         """Make another model live. If it cannot be loaded the old one stays, or comes back.
@@ -167,7 +166,7 @@ def _to_download(family: Family) -> str:
     return f"Not on this machine yet: {', '.join(lacking)}. Apply downloads them first."
 
 
-def _html(found: Inspection, replaces: bool) -> str:
+def _html(found: Inspection, replaces: bool, lacking: str) -> str:
     plan = found.plan
     weights = f"int8 beside {plan.dtype}" if plan.load_in_8bit else plan.dtype
     shared = ", ".join(
@@ -185,7 +184,7 @@ def _html(found: Inspection, replaces: bool) -> str:
         f"{WORDS[plan.place]}. One merge waits for {plan.bottleneck}, "
         f"about {plan.merge_seconds() * 1e3:.3g} ms."
     )
-    lines = [fits, memory]
+    lines = [fits, memory, *([html.escape(lacking)] if lacking else [])]
     if replaces:
         lines.append(
             "It does not fit beside the model that is live, which is dropped first; "
