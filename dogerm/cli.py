@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dogerm.family import Family
     from dogerm.inspection import Inspection
     from dogerm.recipe import Recipe
+    from dogerm.speed import Speed
 
 
 class _Commands(TyperGroup):
@@ -293,12 +294,18 @@ def merge(
     method: MethodName = "linear",
     set: Settings = None,
     parent: Parent = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push-to-hub", metavar="ORG/NAME", help="Upload it to the hub as well."
+        ),
+    ] = None,
 ) -> None:
     """Write the merged reward model as an ordinary checkpoint.
 
     It is streamed: memory holds one parameter at a time, whatever the model's size.
     """
-    from dogerm.export import export
+    from dogerm.export import export, push_to_hub
     from dogerm.plan import size_text
 
     models = _family(family, rm, lm, parent)
@@ -317,6 +324,8 @@ def merge(
         f"{len(written.merged)} parameters merged, {', '.join(written.kept)} kept, "
         f"tokens appended: {tokens}{known}."
     )
+    if push:
+        print(f"Uploaded: {push_to_hub(out, push)}")
     print(f"Load it: AutoModelForSequenceClassification.from_pretrained({str(out)!r})")
 
 
@@ -340,6 +349,40 @@ def inspect(
         print(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
     else:
         _print_inspection(found)
+
+
+@app.command()
+def speed(
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "auto",
+    dtype: Annotated[
+        str, typer.Option(metavar="float32|bfloat16|float16", help="What is merged.")
+    ] = "float16",
+    load_in_8bit: In8bit = False,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Also as JSON.")
+    ] = None,
+) -> None:
+    """Rates of this machine: merging against copying, scoring, a curve.
+
+    Merging is measured on synthetic checkpoints of 240M parameters, which take 1.5 GB
+    of the temporary folder meanwhile; a curve on the family.
+    """
+    from dogerm.speed import measure
+
+    models = _family(family, rm, lm)
+    if load_in_8bit:
+        raise DeviceError("8-bit merging is not measured; leave out --load-in-8bit.")
+    _quieten()
+    with _console().status("Measuring …") as status:
+        found = measure(models, device, dtype, on_step=status.update)
+    _print_speed(found)
+    if json_file:
+        with _output(json_file) as file:
+            json.dump(found.to_json(), file, ensure_ascii=False, indent=1)
+            file.write("\n")
 
 
 @nano.command("train")
@@ -577,6 +620,44 @@ def _print_inspection(found: Inspection) -> None:
     )
     for warning in found.warnings:
         console.print(f"Warning: {warning}", markup=False)
+
+
+def _print_speed(found: Speed) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "time", "against", "ratio")
+    for row in found.merging:
+        table.add_row(
+            f"merge {found.parameters / 1e6:.0f}M {row.dtype}, {row.lms} LM(s), {row.sources}",
+            f"{row.seconds * 1e3:.0f} ms",
+            f"copy of {row.nbytes / 1e9:.2f} GB: {row.copy_seconds * 1e3:.0f} ms",
+            f"{row.ratio:.2f}",
+        )
+    answers, family = found.answers, found.family
+    for name, seconds in (
+        ("one padded batch", answers.batch),
+        ("one by one", answers.one_by_one),
+    ):
+        table.add_row(
+            f"score {answers.responses} answers, shared prompt",
+            f"{answers.shared:.2f} s",
+            f"{name}: {seconds:.2f} s",
+            f"{answers.shared / seconds:.2f}",
+        )
+    table.add_row(
+        f"{family.name}: curve, {family.curve_points} λs, {family.curve_responses} answers",
+        f"{family.curve_seconds * 1e3:.0f} ms",
+    )
+    table.add_row(f"{family.name}: score", f"{family.tokens_per_second:,.0f} tokens/s")
+    machine = found.machine
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(
+        f"{machine['gpu'] or machine['processor']}, {machine['cores']} cores, "
+        f"{machine['threads']} threads, load {machine['load']}, "
+        f"torch {machine['versions']['torch']}. Medians after a warm-up."
+    )
 
 
 def _count(number: int | None) -> str:

@@ -77,7 +77,7 @@ def test_help_needs_no_torch_transformers_or_gradio():
 def test_help_lists_the_commands(run):
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("demo", "score", "sweep", "nano"):
+    for command in ("demo", "score", "sweep", "merge", "inspect", "speed", "nano"):
         assert command in result.stdout
 
 

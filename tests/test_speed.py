@@ -1,0 +1,120 @@
+"""The synthetic checkpoints are real ones; what is measured is measured on what it says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import llama_config
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from dogerm.speed import llama_240m, measure, write_synthetic
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_synthetic_checkpoints_load_with_plain_transformers(tmp_path):
+    config = llama_config(300)
+    rm = write_synthetic(tmp_path / "rm", config, 0, head=True, dtype=torch.bfloat16)
+    lm = write_synthetic(tmp_path / "lm", config, 1, head=False)
+    model = AutoModelForSequenceClassification.from_pretrained(rm)
+    assert model.config.num_labels == 1 and model.dtype == torch.bfloat16
+    assert AutoModelForCausalLM.from_pretrained(lm).dtype == torch.float16
+    tokenizer = AutoTokenizer.from_pretrained(rm)
+    assert tokenizer("w6 w299").input_ids == [6, 299]
+    stored = load_file(lm / "model.safetensors")
+    assert stored["lm_head.weight"].float().std() == pytest.approx(0.02, rel=0.1)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others(tmp_path):
+    config = llama_config(300)
+    first, second, third = (
+        (
+            write_synthetic(tmp_path / str(i), config, seed, head=True)
+            / "model.safetensors"
+        ).read_bytes()
+        for i, seed in enumerate((0, 0, 1))
+    )
+    assert first == second != third
+
+
+def test_the_model_that_is_merged_has_240_million_parameters():
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(llama_240m())
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(240e6, rel=0.01)
+
+
+def test_measuring_gives_medians_and_leaves_nothing_behind(family, tmp_path):
+    threads = torch.get_num_threads()
+    config = llama_config(300)
+    config.max_position_embeddings = 1024
+    steps = []
+    found = measure(
+        family,
+        "cpu",
+        config=config,
+        repeats=3,
+        folder=tmp_path,
+        on_step=steps.append,
+    )
+    assert torch.get_num_threads() == threads
+    assert list(tmp_path.iterdir()) == [] and len(steps) == 5
+    one, two = found.merging
+    assert (one.lms, two.lms, one.dtype) == (1, 2, "float16")
+    assert one.nbytes == pytest.approx(3 * 2 * found.parameters, rel=0.01)
+    assert two.nbytes == pytest.approx(4 * 2 * found.parameters, rel=0.01)
+    assert found.answers.responses == 16 and found.answers.largest_difference < 1e-5
+    assert found.family.name == "tiny" and found.family.curve_points == 21
+    data = found.to_json()
+    assert data["merging"][0]["ratio"] == one.seconds / one.copy_seconds
+    assert min(data["answers"].values()) >= 0
+    assert data["machine"]["versions"]["torch"] == torch.__version__
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from dogerm.export import export
+from dogerm.family import Family
+
+def memory(key):
+    for line in open("/proc/self/status"):
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+
+def write(root):
+    family = Family.of(root / "rm", {"math": root / "math", "code": root / "code"})
+    export(family, family.recipe(0.5), root / "out")
+
+write(Path(sys.argv[1]))
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+before = memory("VmRSS")
+write(Path(sys.argv[2]))
+print(memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads its memory from /proc")
+def test_a_streamed_merge_stays_far_below_the_models_size(tmp_path):
+    small, large = llama_config(1000), llama_config(1000)
+    large.hidden_size, large.intermediate_size, large.num_hidden_layers = 512, 1376, 10
+    large.head_dim = 128
+    for size, config in (("small", small), ("large", large)):
+        for seed, name in enumerate(("rm", "math", "code")):
+            write_synthetic(tmp_path / size / name, config, seed, head=seed == 0)
+    size = (tmp_path / "large/rm/model.safetensors").stat().st_size
+    found = subprocess.run(
+        [sys.executable, "-c", PEAK, tmp_path / "small", tmp_path / "large"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    grown = int(found.stdout)
+    assert grown < size / 3, f"{grown / 1e6:.0f} MB for {size / 1e6:.0f} MB"
+    print(grown / 1e6, size / 1e6)
