@@ -271,7 +271,10 @@ def align(rm: Checkpoint, lms: Mapping[str, Checkpoint], embedding: str) -> Voca
 
 
 def aligned_tables(
-    rm: Tensor, lms: Mapping[str, Tensor], vocabulary: Vocabulary
+    rm: Tensor,
+    lms: Mapping[str, Tensor],
+    vocabulary: Vocabulary,
+    rows: slice = slice(None),
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Embedding tables over the union of the vocabularies, so that a merge is row by row.
 
@@ -281,23 +284,25 @@ def aligned_tables(
 
     Args:
         rm: (V_rm, d). lms: (V_lm, d) each. Any float dtype; each keeps its own.
+        rows: of the union, those that are wanted.
     """
     size, width = vocabulary.size, rm.shape[1]
     if size == rm.shape[0] and not vocabulary.rows:
-        return rm, dict(lms)
-    total = torch.zeros(size, width)
-    count = torch.zeros(size, 1)
-    own = {n: vocabulary.rows.get(n, torch.arange(size)) for n in lms}
+        return rm[rows], {name: lm[rows] for name, lm in lms.items()}
+    own = {n: vocabulary.rows.get(n, torch.arange(size))[rows] for n in lms}
+    ours = rm[rows]  # fewer than the union's rows, or none, at its end
+    count = torch.zeros(len(range(size)[rows]), 1)
+    total = torch.zeros(len(count), width)
     for name, lm in lms.items():
         has = own[name] >= 0
         total[has] += lm[own[name][has]].float()
         count[has] += 1
     filler = total / count.clamp(min=1)
-    filler[: rm.shape[0]] = rm.float()
+    filler[: len(ours)] = ours.float()
     tables = {}
     for name, lm in lms.items():
         if name not in vocabulary.rows:
-            tables[name] = lm
+            tables[name] = lm[rows]
             continue
         has = own[name] >= 0
         # Wide enough for both, so that a filled-in row is exactly the other table's.

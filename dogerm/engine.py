@@ -145,6 +145,13 @@ class Sources:
         """Write the recipe's merge of one parameter into out; kept ones are copied."""
         merge(out, *self.fetch(name, recipe, out.device), recipe)
 
+    def merge_rows_into(self, out: Tensor, rows: slice, recipe: Recipe) -> None:
+        """Write some rows of the merged embedding table into out, reading no others."""
+        tables = self._stored(self.fit.embedding)
+        rm, lms = aligned_tables(*tables, self.fit.vocabulary, rows)
+        chosen = [lms[n].to(out.device) for n in recipe.shares] if recipe.lam else []
+        merge(out, rm.to(out.device), chosen, recipe)
+
     def fetch(
         self, name: str, recipe: Recipe, device: torch.device
     ) -> tuple[Tensor, list[Tensor]]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -36,6 +36,7 @@ from dogerm.recipe import Recipe
 from dogerm.weights import one_line
 
 SHARD_BYTES = 5_000_000_000
+PIECE = 1 << 22  # values of an embedding table in memory at a time
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 CARD = """---
 {header}
@@ -115,7 +116,8 @@ def export(
     """Write the recipe's merge to a folder that plain transformers loads.
 
     The weights are those of the live engine in the same dtype, bit for bit. Memory
-    holds one parameter at a time. The folder appears when all of it is on disk.
+    holds one parameter at a time, and of an embedding table some rows. The folder
+    appears when all of it is on disk.
 
     Args:
         out: a folder that is not there yet, or empty.
@@ -152,14 +154,23 @@ def export(
     nbytes = sum(_nbytes(shape, precision) for shape in shapes.values())
     _check_room(out, nbytes)
 
-    def merged(name: str) -> Tensor:
-        # Sources of its own for each parameter, released after it: nothing stays.
-        result = torch.empty(shapes[name], dtype=precision, device=place)
-        Sources(rm, lms, fit).merge_into(result, name, recipe)
-        _check_finite(result, name, (rm, *(lms[n] for n in recipe.shares)))
-        for checkpoint in (rm, *lms.values()):
-            checkpoint.release()
-        return result.cpu()
+    def merged(name: str) -> Iterator[Tensor]:
+        # Embedding tables are by far the largest parameters: some rows at a time.
+        whole = name != fit.embedding or not METHODS[recipe.method].elementwise
+        step = shapes[name][0] if whole else max(1, PIECE // shapes[name][1])
+        for start in range(0, shapes[name][0], step):
+            rows = slice(start, min(start + step, shapes[name][0]))
+            shape = (rows.stop - rows.start, *shapes[name][1:])
+            piece = torch.empty(shape, dtype=precision, device=place)
+            # Sources of its own for each piece, released after it: nothing stays.
+            if whole:
+                Sources(rm, lms, fit).merge_into(piece, name, recipe)
+            else:
+                Sources(rm, lms, fit).merge_rows_into(piece, rows, recipe)
+            _check_finite(piece, name, (rm, *(lms[n] for n in recipe.shares)))
+            for checkpoint in (rm, *lms.values()):
+                checkpoint.release()
+            yield piece.cpu()
 
     with _appearing(out) as folder:
         files = write_weights(
@@ -212,7 +223,7 @@ def write_weights(
     folder: Path,
     shapes: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype,
-    read: Callable[[str], Tensor],
+    read: Callable[[str], Iterable[Tensor]],
     shard_bytes: int = SHARD_BYTES,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[str, ...]:
@@ -220,8 +231,8 @@ def write_weights(
 
     Args:
         shapes: of every tensor, in the order they are written.
-        read: gives the tensor of a name, of that shape and dtype, on the CPU; called
-            once for each, so that only one needs to be in memory.
+        read: gives the tensor of a name, of that dtype, on the CPU, whole or in
+            pieces; called once for each, so that only one piece is in memory.
         shard_bytes, on_progress: as for `export`.
     """
     shards = _shards(shapes, dtype, shard_bytes)
@@ -230,10 +241,10 @@ def write_weights(
         with (folder / shard.file).open("wb") as file:
             file.write(shard.header)
             for name in shard.shapes:
-                tensor = read(name)
-                file.write(_raw(tensor))
-                if on_progress:
-                    on_progress(tensor.nbytes, nbytes)
+                for piece in read(name):
+                    file.write(_raw(piece))
+                    if on_progress:
+                        on_progress(piece.nbytes, nbytes)
     if len(shards) > 1:
         _write_json(folder / "model.safetensors.index.json", _index(shards))
     return tuple(shard.file for shard in shards)

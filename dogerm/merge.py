@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from dogerm import methods
 from dogerm.errors import RecipeError
+from dogerm.methods import Inputs
 from dogerm.recipe import Recipe
 
 # Elements merged at a time: small enough that a block stays in the last-level cache
@@ -64,41 +67,208 @@ def _mix(parts: Sequence[Tensor], shares: Sequence[float], out: Tensor) -> None:
 
 
 @dataclass(frozen=True)
+class Option:
+    """A setting of a method: a number from low (not itself, if `above`) to high."""
+
+    default: float
+    low: float
+    high: float
+    meaning: str
+    above: bool = False
+
+    def checked(self, name: str, value: object) -> float:
+        """The value as a number of the default's type; RecipeError when it cannot be meant."""
+        number = type(self.default)
+        try:
+            result = number(value)
+            if not math.isfinite(result) or result != float(value):
+                raise ValueError
+        except (TypeError, ValueError, OverflowError):
+            raise RecipeError(f"{self._wanted(name)}, got {value!r}.") from None
+        if not self.low <= result <= self.high or (self.above and result == self.low):
+            raise RecipeError(f"{self._wanted(name)}, got {value}.")
+        return result
+
+    def _wanted(self, name: str) -> str:
+        kind = "a whole number" if isinstance(self.default, int) else "a number"
+        low = f"above {self.low:g}" if self.above else f"from {self.low:g}"
+        return f"{name} ({self.meaning}) must be {kind} {low} to {self.high:g}"
+
+
+@dataclass(frozen=True)
 class Method:
     """An entry of METHODS.
 
     Args:
-        merge: writes the merge of one parameter into its first argument; called only
-            for 0 < lam, since lam = 0 is the reward model itself for every method.
-        formula: shown to people.
+        formula: for people.
         source: where the formula comes from.
+        merge: one parameter in float32, from `Inputs` and the options; None for
+            linear, which has a path of its own.
+        options: its settings by name.
+        needs_parent: whether it works on task vectors.
     """
 
-    merge: Callable[[Tensor, Tensor, Sequence[Tensor], Recipe], None]
     formula: str
     source: str
+    merge: Callable[..., Tensor] | None = None
+    options: Mapping[str, Option] = field(default_factory=dict)
+    needs_parent: bool = False
+
+
+_DENSITY = Option(0.5, 0, 1, "the part of entries that is kept", above=True)
+_SEED = Option(0, 0, 2**31 - 1, "of the random numbers")
+_EPSILON = Option(0.15, 0, 0.5, "how far keeping depends on size")
+_GAMMA = Option(0.01, 0, 0.5, "the part of largest entries that is dropped")
+_RANDOM = {"density": _DENSITY, "seed": _SEED}
+_DELLA = {"density": _DENSITY, "epsilon": _EPSILON, "seed": _SEED}
+_CRUMBS = {
+    "density": Option(0.9, 0, 1, "the part of entries that is kept", above=True),
+    "gamma": _GAMMA,
+}
+_ROWS = Option(0, 0, 1, "1 for an arc of each row, 0 for one of the whole")
+_NEAR = Option(1e-3, 0, 1e3, "differences up to this are followed whole")
+
+
+def _from_parent(
+    formula: str, source: str, merge: Callable, options: Mapping | None = None
+) -> Method:
+    return Method(formula, source, merge, options or {}, needs_parent=True)
 
 
 METHODS: Mapping[str, Method] = {
-    "linear": Method(linear, "(1-λ)·RM + λ·Σ sᵢ·LMᵢ", "arXiv:2407.01470"),
+    "linear": Method("(1-λ)·RM + λ·Σ sᵢ·LMᵢ", "arXiv:2407.01470"),
+    "task_arithmetic": _from_parent(
+        "RM + λ·Σ sᵢ·τᵢ", "arXiv:2212.04089", methods.task_arithmetic
+    ),
+    "slerp": Method("arc from RM to Σ sᵢ·LMᵢ at λ", "Shoemake 1985", methods.slerp),
+    "nuslerp": _from_parent(
+        "parent + arc from τ_RM to Σ sᵢ·τᵢ at λ",
+        "mergekit",
+        methods.nuslerp,
+        {"rows": _ROWS},
+    ),
+    "multislerp": Method(
+        "barycentre on the sphere, weights 1-λ and λ·sᵢ", "mergekit", methods.multislerp
+    ),
+    "karcher": Method(
+        "Karcher mean on the sphere, weights 1-λ and λ·sᵢ",
+        "Karcher 1977",
+        methods.karcher,
+    ),
+    "ties": _from_parent(
+        "parent + mean of trimmed τ that agree in sign, weights 1-λ and λ·sᵢ",
+        "arXiv:2306.01708",
+        methods.ties,
+        {"density": _DENSITY},
+    ),
+    "dare_linear": _from_parent(
+        "RM + λ·Σ sᵢ·drop(τᵢ)/density", "arXiv:2311.03099", methods.dare_linear, _RANDOM
+    ),
+    "dare_ties": _from_parent(
+        "TIES on drop(τ)/density", "arXiv:2311.03099", methods.dare_ties, _RANDOM
+    ),
+    "della_linear": _from_parent(
+        "RM + λ·Σ sᵢ·magprune(τᵢ)", "arXiv:2406.11617", methods.della_linear, _DELLA
+    ),
+    "della": _from_parent(
+        "TIES on magprune(τ)", "arXiv:2406.11617", methods.della, _DELLA
+    ),
+    "breadcrumbs": _from_parent(
+        "RM + λ·Σ sᵢ·τᵢ without its largest and smallest entries",
+        "arXiv:2312.06795",
+        methods.breadcrumbs,
+        _CRUMBS,
+    ),
+    "breadcrumbs_ties": _from_parent(
+        "TIES on τ without its largest and smallest entries",
+        "arXiv:2312.06795",
+        methods.breadcrumbs_ties,
+        _CRUMBS,
+    ),
+    "sce": _from_parent(
+        "(1-λ)·RM + λ·(parent + select, weigh, erase(τ))",
+        "arXiv:2408.07990",
+        methods.sce,
+        {"density": Option(1.0, 0, 1, "the part of entries selected", above=True)},
+    ),
+    "model_stock": _from_parent(
+        "(1-λ)·RM + λ·(t·mean + (1-t)·parent)", "arXiv:2403.19522", methods.model_stock
+    ),
+    "nearswap": Method(
+        "RM + λ·min(1, t/|d|)·d, d = Σ sᵢ·LMᵢ - RM",
+        "mergekit",
+        methods.nearswap,
+        {"t": _NEAR},
+    ),
+    "arcee_fusion": Method(
+        "RM + λ·d where it matters, d = Σ sᵢ·LMᵢ - RM", "mergekit", methods.arcee_fusion
+    ),
 }
 
 
-def merge_parameter(out: Tensor, rm: Tensor, lms: Sequence[Tensor], recipe: Recipe):
-    """Write the recipe's merge of one parameter into out. At lam = 0, rm bit for bit."""
+def merge_parameter(
+    out: Tensor,
+    rm: Tensor,
+    lms: Sequence[Tensor],
+    recipe: Recipe,
+    parent: Tensor | None = None,
+    name: str = "",
+) -> None:
+    """Write the recipe's merge of one parameter into out. At lam = 0, rm bit for bit.
+
+    Args:
+        parent: the pretrained base's, for the methods that need it.
+        name: of the parameter, which random methods draw from.
+    """
+    method = METHODS[recipe.method]
     if recipe.lam == 0:
         out.copy_(rm)
+    elif method.merge is None:
+        linear(out, rm, lms, recipe)
     else:
-        METHODS[recipe.method].merge(out, rm, lms, recipe)
+        base = None if parent is None else parent.float()
+        shares = list(recipe.shares.values())
+        inputs = Inputs(
+            rm.float(), [lm.float() for lm in lms], shares, recipe.lam, base, name
+        )
+        out.copy_(method.merge(inputs, **options_of(recipe)))
 
 
-def check_method(recipe: Recipe) -> None:
-    """RecipeError when the recipe's method or one of its options is not known."""
+def options_of(recipe: Recipe) -> dict[str, float]:
+    """Every option of the recipe's method, as given or by default.
+
+    Raises:
+        RecipeError: the method or an option is not known, or a value out of its range.
+    """
     if recipe.method not in METHODS:
         raise RecipeError(
             f"there is no merge method {recipe.method!r}. Known: {', '.join(METHODS)}."
         )
-    if recipe.options:
+    known = METHODS[recipe.method].options
+    for name in recipe.options:
+        if name not in known:
+            has = f"It has {', '.join(known)}." if known else "It has none."
+            raise RecipeError(
+                f"the method {recipe.method!r} has no option {name!r}. {has}"
+            )
+    values = {
+        name: option.checked(name, recipe.options.get(name, option.default))
+        for name, option in known.items()
+    }
+    density, epsilon = values.get("density", 1), values.get("epsilon", 0)
+    if density < 1 and not (density - epsilon > 0 and density + epsilon <= 1):
         raise RecipeError(
-            f"the method {recipe.method!r} has no option {next(iter(recipe.options))!r}."
+            f"density - epsilon must be above 0 and density + epsilon at most 1, got "
+            f"density {density:g} and epsilon {epsilon:g}."
+        )
+    return values
+
+
+def check_method(recipe: Recipe, parent: str | None = None) -> None:
+    """RecipeError when the recipe's method, an option or the parent it needs is not there."""
+    options_of(recipe)
+    if METHODS[recipe.method].needs_parent and parent is None:
+        raise RecipeError(
+            f"the method {recipe.method!r} needs the pretrained model that all were "
+            "fine-tuned from: name it with --parent, or as parent in the family file."
         )

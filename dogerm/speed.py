@@ -7,7 +7,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import cycle
@@ -345,11 +345,12 @@ def write_synthetic(
     generator = torch.Generator().manual_seed(seed)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
 
-    def random(name: str) -> torch.Tensor:
+    def random(name: str) -> Iterator[torch.Tensor]:
         shape = shapes[name]
         if len(shape) == 1:
-            return torch.ones(shape, dtype=dtype)  # norms, which scale
-        return torch.randn(shape, generator=generator).mul_(0.02).to(dtype)
+            yield torch.ones(shape, dtype=dtype)  # norms, which scale
+        else:
+            yield torch.randn(shape, generator=generator).mul_(0.02).to(dtype)
 
     write_weights(folder, shapes, dtype, random)
     _synthetic_tokenizer(config.vocab_size).save_pretrained(folder)
