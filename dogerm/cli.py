@@ -209,7 +209,7 @@ def score(
     recipe = _recipe(models, lam, share, method, set)
     rows = read_rows(input)
     with _output(out) as file:
-        engine = _engine(models, device, dtype, load_in_8bit)
+        engine = _engine(models, device, dtype, load_in_8bit, method)
         tokens = tokenise_rows(engine, rows, too_long)
         recipes = [recipe.with_lam(0), recipe]
         with _progress("Scoring", 2 * tokens.responses) as advance:
@@ -256,7 +256,7 @@ def sweep(
     recipes = [_recipe(models, at, share, method, set) for at in lam_grid(lam)]
     rows = read_rows(input)
     with _output(out / "rows.jsonl") as rows_file:
-        engine = _engine(models, device, dtype, load_in_8bit)
+        engine = _engine(models, device, dtype, load_in_8bit, method)
         tokens = tokenise_rows(engine, rows, too_long)
         with _progress("Sweeping", len(recipes) * tokens.responses) as advance:
             found = run(engine, recipes, tokens.scored, advance)
@@ -484,7 +484,7 @@ def _recipe(
         raise typer.BadParameter(f"--share: {error}.") from None
     options = {n: _value(text) for n, text in _named(settings, "--set").items()}
     recipe = family.recipe(lam, numbers, method, options)
-    check_method(recipe)
+    check_method(recipe, parent=family.parent is not None)
     return recipe
 
 
@@ -510,13 +510,15 @@ def _value(text: str) -> Any:
 
 
 def _engine(
-    family: Family, device: str, dtype: str | None, load_in_8bit: bool
+    family: Family, device: str, dtype: str | None, load_in_8bit: bool, method: str
 ) -> Engine:
     from dogerm.engine import Engine
+    from dogerm.merge import METHODS
 
     _quieten()
+    parent = METHODS[method].needs_parent
     with _console().status(f"Loading {family.name} …"):
-        return Engine.load(family, device, dtype, load_in_8bit)
+        return Engine.load(family, device, dtype, load_in_8bit, parent)
 
 
 def _quieten() -> None:

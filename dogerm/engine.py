@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -24,9 +24,9 @@ from dogerm.checkpoint import (
 )
 from dogerm.errors import OutOfMemory
 from dogerm.family import Family
-from dogerm.hub import check_space
+from dogerm.hub import check_space, to_download
 from dogerm.live import Int8, Slot, build, device_named, live_dtype
-from dogerm.merge import check_method, merge_parameter
+from dogerm.merge import METHODS, check_method, merge_parameter
 from dogerm.plan import Place, Plan, make_plan, require
 from dogerm.recipe import Recipe
 from dogerm.threads import in_threads
@@ -35,6 +35,8 @@ from dogerm.threads import in_threads
 # most of all when other programs want the cores too.
 ONE_THREAD_PARAMETERS = 20_000_000
 CPU = torch.device("cpu")
+# How the pretrained base is called among the LMs; no LM can have this name.
+PARENT = "the parent"
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,23 @@ class MergeReport:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Tensors:
+    """One parameter of the models that a merge reads, all on one device.
+
+    No LMs for a parameter that is kept, or at lam = 0; the parent where it is needed.
+    """
+
+    rm: Tensor
+    lms: list[Tensor] = field(default_factory=list)
+    parent: Tensor | None = None
+
+
 class Sources:
     """The original weights of a reward model and its LMs, by parameter name.
 
     Args:
-        rm, lms: open checkpoints.
+        rm, lms: open checkpoints, as `open_models` gives them.
         fit: what `compare` found about them.
         place: held on the device, in pinned host memory, or mapped from their files.
             The merge is the same wherever they are, bit for bit.
@@ -143,39 +157,58 @@ class Sources:
 
     def merge_into(self, out: Tensor, name: str, recipe: Recipe) -> None:
         """Write the recipe's merge of one parameter into out; kept ones are copied."""
-        merge(out, *self.fetch(name, recipe, out.device), recipe)
+        merge(out, name, self.fetch(name, recipe, out.device), recipe)
 
     def merge_rows_into(self, out: Tensor, rows: slice, recipe: Recipe) -> None:
-        """Write some rows of the merged embedding table into out, reading no others."""
+        """Write some rows of the merged embedding table into out, reading no others.
+
+        For elementwise methods only.
+        """
         tables = self._stored(self.fit.embedding)
         rm, lms = aligned_tables(*tables, self.fit.vocabulary, rows)
         chosen = [lms[n].to(out.device) for n in recipe.shares] if recipe.lam else []
-        merge(out, rm.to(out.device), chosen, recipe)
+        merge(out, self.fit.embedding, Tensors(rm.to(out.device), chosen), recipe)
 
-    def fetch(
-        self, name: str, recipe: Recipe, device: torch.device
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The reward model's tensor and those of the recipe's LMs, on the device.
+    def fetch(self, name: str, recipe: Recipe, device: torch.device) -> Tensors:
+        """What the recipe's merge of a parameter reads, on the device.
 
-        No LMs for a parameter that is kept, or at lam = 0. Moved whole before merging:
-        the blocks of a merge are views then, whatever the place.
+        Moved whole before merging: the blocks of a merge are views then, whatever the place.
         """
         if name in self.fit.kept:
-            return self.rm.read(name).to(device), []
+            return Tensors(self.rm.read(name).to(device))
         rm, lms = self.read(name)
-        chosen = [lms[n] for n in recipe.shares] if recipe.lam else []
-        return (
+        if recipe.lam == 0:
+            return Tensors(rm.to(device, non_blocking=True))
+        parent = lms[PARENT] if METHODS[recipe.method].needs_parent else None
+        return Tensors(
             rm.to(device, non_blocking=True),
-            [lm.to(device, non_blocking=True) for lm in chosen],
+            [lms[n].to(device, non_blocking=True) for n in recipe.shares],
+            None if parent is None else parent.to(device, non_blocking=True),
         )
 
 
-def merge(out: Tensor, rm: Tensor, lms: list[Tensor], recipe: Recipe) -> None:
-    """Write the merge of what `fetch` gave into out."""
-    if lms:
-        merge_parameter(out, rm, lms, recipe)
+def merge(out: Tensor, name: str, tensors: Tensors, recipe: Recipe) -> None:
+    """Write the merge of what `Sources.fetch` gave for a parameter into out."""
+    if tensors.lms:
+        rm, lms, parent = tensors.rm, tensors.lms, tensors.parent
+        merge_parameter(out, rm, lms, recipe, parent, name)
     else:
-        out.copy_(rm)
+        out.copy_(tensors.rm)
+
+
+def open_models(
+    family: Family, parent: bool = False
+) -> tuple[Checkpoint, dict[str, Checkpoint]]:
+    """The family's reward model, and its LMs by name; with `parent`, under PARENT, that too.
+
+    Downloads what is not on this machine, after weighing it.
+    """
+    sources = dict(family.lms)
+    if parent and family.parent:
+        sources[PARENT] = family.parent
+    check_space({"the reward model": family.rm, **sources})
+    lms = {name: Checkpoint(source, name) for name, source in sources.items()}
+    return Checkpoint(family.rm, "the reward model"), lms
 
 
 class Engine:
@@ -208,6 +241,7 @@ class Engine:
         device: str = "auto",
         dtype: str | None = None,
         load_in_8bit: bool = False,
+        parent: bool | None = None,
     ) -> Engine:
         """The family's reward model, live on a device, ready to be merged.
 
@@ -217,15 +251,17 @@ class Engine:
                 16-bit one on a GPU and float32 on a CPU.
             load_in_8bit: hold the linear layers as int8, in half the memory of 16-bit.
                 Rewards then differ a little from 16-bit ones, and with the batch.
+            parent: load the family's parent, for the methods that need it; None: if it
+                is on this machine already.
 
         Raises:
             CheckpointError, CheckpointMismatch: see `Checkpoint` and `compare`.
             DeviceError: no such device, or too little memory on it.
         """
         place = device_named(device)
-        check_space({"the reward model": family.rm, **family.lms})
-        rm = Checkpoint(family.rm, "the reward model")
-        lms = {name: Checkpoint(source, name) for name, source in family.lms.items()}
+        if parent is None:
+            parent = bool(family.parent) and not to_download(family.parent, PARENT)
+        rm, lms = open_models(family, parent)
         fit = compare(rm, lms)
         precision = live_dtype(dtype or family.dtype, rm.dtype, place, load_in_8bit)
         plan = make_plan(rm, lms, fit, place, precision, load_in_8bit)
@@ -280,7 +316,7 @@ class Engine:
         Raises:
             RecipeError: the method or a share's LM is not known. Nothing is touched then.
         """
-        check_method(recipe)
+        check_method(recipe, parent=PARENT in self.sources.lms)
         self.family.recipe(shares=recipe.shares)  # names an LM that is not there
         with self._lock:
             if self.report and recipe == self.report.recipe:
@@ -317,7 +353,7 @@ class Engine:
                 ready = coming.result()
                 coming = start(after) if after else None
                 self.slots[name].write(
-                    lambda out, ready=ready: merge(out, *ready, recipe)
+                    lambda out, name=name, ready=ready: merge(out, name, ready, recipe)
                 )
 
     @property

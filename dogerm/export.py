@@ -25,10 +25,9 @@ from dogerm.checkpoint import (
     compare,
     empty_reward_model,
 )
-from dogerm.engine import Sources
+from dogerm.engine import Sources, open_models
 from dogerm.errors import CheckpointError
 from dogerm.family import Family
-from dogerm.hub import check_space
 from dogerm.live import device_named, dtype_named
 from dogerm.merge import METHODS, check_method
 from dogerm.plan import size_text
@@ -133,13 +132,11 @@ def export(
     """
     started = time.perf_counter()
     out = Path(out)
-    check_method(recipe)
+    check_method(recipe, parent=family.parent is not None)
     family.recipe(shares=recipe.shares)  # names an LM that is not there
     _check_free(out)
     place = device_named(device)
-    check_space({"the reward model": family.rm, **family.lms})
-    rm = Checkpoint(family.rm, "the reward model")
-    lms = {name: Checkpoint(source, name) for name, source in family.lms.items()}
+    rm, lms = open_models(family, METHODS[recipe.method].needs_parent)
     fit = compare(rm, lms)
     precision = dtype_named(dtype) if dtype else _stored_dtype(rm)
     with torch.device("meta"):

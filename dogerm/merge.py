@@ -106,6 +106,7 @@ class Method:
             linear, which has a path of its own.
         options: its settings by name.
         needs_parent: whether it works on task vectors.
+        elementwise: whether part of a parameter can be merged without the rest.
     """
 
     formula: str
@@ -113,6 +114,7 @@ class Method:
     merge: Callable[..., Tensor] | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
     needs_parent: bool = False
+    elementwise: bool = False
 
 
 _DENSITY = Option(0.5, 0, 1, "the part of entries that is kept", above=True)
@@ -136,7 +138,7 @@ def _from_parent(
 
 
 METHODS: Mapping[str, Method] = {
-    "linear": Method("(1-λ)·RM + λ·Σ sᵢ·LMᵢ", "arXiv:2407.01470"),
+    "linear": Method("(1-λ)·RM + λ·Σ sᵢ·LMᵢ", "arXiv:2407.01470", elementwise=True),
     "task_arithmetic": _from_parent(
         "RM + λ·Σ sᵢ·τᵢ", "arXiv:2212.04089", methods.task_arithmetic
     ),
@@ -264,10 +266,14 @@ def options_of(recipe: Recipe) -> dict[str, float]:
     return values
 
 
-def check_method(recipe: Recipe, parent: str | None = None) -> None:
-    """RecipeError when the recipe's method, an option or the parent it needs is not there."""
+def check_method(recipe: Recipe, parent: bool) -> None:
+    """RecipeError when the recipe's method or an option is not known, or it lacks its parent.
+
+    Args:
+        parent: whether the pretrained base of all models is at hand.
+    """
     options_of(recipe)
-    if METHODS[recipe.method].needs_parent and parent is None:
+    if METHODS[recipe.method].needs_parent and not parent:
         raise RecipeError(
             f"the method {recipe.method!r} needs the pretrained model that all were "
             "fine-tuned from: name it with --parent, or as parent in the family file."

@@ -12,6 +12,7 @@ from gradio_client.exceptions import AppError
 
 from dogerm.charts import reward_curve
 from dogerm.engine import Engine
+from dogerm.family import Family
 from dogerm.recipe import Recipe
 from dogerm.scoring import score
 from dogerm.sweep import Curve, Flip, curve
@@ -42,6 +43,7 @@ def url(folders, tmp_path_factory):
     (root / "examples.jsonl").write_text("\n".join(map(json.dumps, examples)))
     (root / "tiny.toml").write_text(
         f'title = "Tiny <family>"\nrm = "{folders["rm"]}"\nexamples = "examples.jsonl"\n'
+        f'parent = "{folders["moved"]}"\n'
         f'[lms]\nmath = "{folders["plain"]}"\ncode = "{folders["padded"]}"\n'
         "[default]\nlam = 0.5\n"
     )
@@ -195,6 +197,22 @@ def test_a_domain_weight_remixes_and_the_formula_says_how(visit, engine):
         assert row == pytest.approx(list(wanted), abs=CLOSE)
     formula = page.inner_text("#formula")
     assert formula == "DogeRM = 0.50 RM + 0.50 math + 0.00 code"
+
+
+def test_another_method_merges_anew_and_the_formula_says_so(visit, folders):
+    page = visit()
+    page.click("#method input")
+    page.get_by_role("option", name="ties", exact=True).click()
+    page.wait_for_function("dogerm.view.frame.method === 'ties'")
+    whole(page)
+    lms = {"math": folders["plain"], "code": folders["padded"]}
+    family = Family.of(folders["rm"], lms, parent=str(folders["moved"]))
+    engine = Engine.load(family, device="cpu", dtype="float32")
+    recipe = Recipe(0.5, {"math": 1, "code": 1}, "ties")
+    wanted = score(engine, recipe, [(PROMPT, ANSWERS)])[0]
+    assert shown(page, "merged") == pytest.approx(wanted, abs=CLOSE)
+    formula = page.inner_text("#formula")
+    assert formula == "DogeRM = ties(0.50 RM + 0.25 math + 0.25 code)"
 
 
 def test_the_chart_shows_the_curve_with_a_cursor_that_follows(visit):

@@ -128,7 +128,7 @@ def test_mapped_and_held_sources_give_the_same_bits(engine):
     mapped = Sources(engine.sources.rm, engine.sources.lms, engine.fit)
     for name, parameter in engine.model.named_parameters():
         found = torch.empty_like(parameter)
-        merge(found, *mapped.fetch(name, recipe, CPU), recipe)
+        merge(found, name, mapped.fetch(name, recipe, CPU), recipe)
         assert torch.equal(found, parameter), name
 
 

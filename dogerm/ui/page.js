@@ -111,10 +111,12 @@ window.dogerm = (() => {
     const terms = [["RM", 1 - view.lam], ...shares.map((s) => [s.name, total ? (view.lam * s.value) / total : 0])];
     const line = byId("formula");
     if (!line) return;
-    line.replaceChildren("DogeRM = ", ...terms.flatMap(([name, value], i) => {
+    const method = view.frame ? view.frame.method : "linear";
+    const [open, close] = method === "linear" ? ["DogeRM = ", ""] : [`DogeRM = ${method}(`, ")"];
+    line.replaceChildren(open, ...terms.flatMap(([name, value], i) => {
       const term = element("span", i ? "term merged" : "term base", `${value.toFixed(2)} `);
       return [i ? " + " : "", term, element("span", "of", name)];
-    }));
+    }), close);
   }
 
   function readShares() {
@@ -178,7 +180,7 @@ window.dogerm = (() => {
 
   // The same texts and the same mix: the curve that is drawn still holds.
   const sameCurve = (a, b) =>
-    a && b && JSON.stringify([a.texts, a.prompt, a.shares]) === JSON.stringify([b.texts, b.prompt, b.shares]);
+    a && b && JSON.stringify([a.texts, a.prompt, a.shares, a.method]) === JSON.stringify([b.texts, b.prompt, b.shares, b.method]);
 
   function show(frame) {
     if (!frame || !frame.texts) return;

@@ -33,9 +33,10 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
     """
     first = studio.examples[0]
 
-    def recipe(lam: float, *shares: float):
+    def recipe(lam: float, method: str, *shares: float):
         # Sliders beyond the family's domains are hidden.
-        return studio.family.recipe(lam, dict(zip(studio.family.lms, shares)))
+        shared = dict(zip(studio.family.lms, shares))
+        return studio.family.recipe(lam, shared, method)
 
     with gr.Blocks(title="DogeRM Studio", fill_width=True) as page:
         header = gr.HTML(_header(studio), elem_id="header", padding=False)
@@ -51,6 +52,9 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
                 elem_id="lam",
             )
             gr.HTML('<p id="formula"></p>', elem_id="formula-block", padding=False)
+            method = gr.Dropdown(
+                studio.methods(), label="Method", elem_id="method", min_width=150
+            )
             reset = gr.Button("Reset", size="sm", elem_id="reset", min_width=60)
 
         with gr.Row(elem_id="studio"):
@@ -110,7 +114,7 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
         frame = gr.JSON(visible="hidden", elem_id="frame")
 
         texts = [instruction, count, *boxes]
-        settings = [lam, *sliders]
+        settings = [lam, method, *sliders]
 
         def at_lam(lam: float, *rest: Any) -> dict[str, Any]:
             shares, prompt, responses = _request(rest, len(sliders))
@@ -118,17 +122,17 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
                 found = compare(studio.engine, prompt, responses, recipe(lam, *shares))
                 return found | {"alone": True}
 
-        def whole(lam: float, *rest: Any) -> Iterator[dict[str, Any]]:
+        def whole(lam: float, method: str, *rest: Any) -> Iterator[dict[str, Any]]:
             shares, prompt, responses = _request(rest, len(sliders))
             with errors_for_people():
-                yield from frames(
-                    studio.engine, prompt, responses, recipe(lam, *shares)
-                )
+                asked = recipe(lam, method, *shares)
+                yield from frames(studio.engine, prompt, responses, asked)
 
         def example(index: int) -> list[Any]:
             chosen = studio.examples[int(index)]
             return [
                 studio.family.lam if chosen.lam is None else chosen.lam,
+                gr.Dropdown(choices=studio.methods(), value="linear"),
                 *(gr.Slider(**settings) for settings in _domains(studio, chosen)),
                 chosen.prompt,
                 len(chosen.responses),
@@ -167,7 +171,11 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
         arrived = page.load(
             arrive, None, [header, footer, chips, *settings, *texts, *shown], **quiet
         )
-        runs = [arrived.then(whole, **everything), run.click(whole, **everything)]
+        runs = [
+            method.input(whole, **everything),
+            arrived.then(whole, **everything),
+            run.click(whole, **everything),
+        ]
         for slider in sliders:
             runs.append(slider.release(whole, trigger_mode="always_last", **everything))
         chosen = chips.input(example, chips, [*settings, *texts], **quiet)

@@ -67,6 +67,7 @@ def compare(
         "formula": recipe.formula,
         "prompt": prompt,
         "shares": dict(recipe.shares),
+        "method": recipe.method,
         "texts": list(responses),
         "done": False,
     }

@@ -11,12 +11,13 @@ import torch
 
 from dogerm import family as families
 from dogerm.agreement import agreement
-from dogerm.engine import Engine
+from dogerm.engine import PARENT, Engine
 from dogerm.errors import DeviceError, DogermError, FamilyError
 from dogerm.family import Family
 from dogerm.hub import to_download
 from dogerm.inspection import Inspection, inspect
 from dogerm.live import DTYPES
+from dogerm.merge import METHODS
 from dogerm.plan import WORDS, size_text
 
 MAX_DOMAINS = 6  # sliders on the page
@@ -50,6 +51,11 @@ class Studio:
     @property
     def family(self) -> Family:
         return self.engine.family
+
+    def methods(self) -> list[str]:
+        """The merge methods that can be used: without a parent, those that need none."""
+        parent = PARENT in self.engine.sources.lms
+        return [name for name, m in METHODS.items() if parent or not m.needs_parent]
 
     def choices(self) -> dict[str, list[str]]:
         """What the model panel offers."""
