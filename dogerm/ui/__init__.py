@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dogerm.family import Family
 
 # Before gradio is imported: it would look up hosts of its own otherwise.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 
 def serve(
-    family: str | Path = "nano",
+    family: Family | str | Path = "nano",
     *,
     host: str | None = None,
     port: int | None = None,
@@ -25,7 +29,7 @@ def serve(
     """Load the family and serve the page until interrupted; returns the running app.
 
     Args:
-        family: a name in assets/families, or a TOML file.
+        family: one made already, a name in assets/families, or a TOML file.
         host, port: where to listen; None: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT,
             else 127.0.0.1:7860.
         share: a public link through Gradio's tunnel.
@@ -41,10 +45,11 @@ def serve(
     from dogerm.ui.studio import Studio
     from dogerm.ui.theme import CSS, HEAD, theme
 
-    engine = Engine.load(Family.load(family), device, dtype, load_in_8bit)
-    app = build(Studio(engine, str(family)), public).queue(
-        max_size=64 if public else None
-    )
+    made = isinstance(family, Family)
+    name = family.name if made else str(family)
+    family = family if made else Family.load(family)
+    engine = Engine.load(family, device, dtype, load_in_8bit)
+    app = build(Studio(engine, name), public).queue(max_size=64 if public else None)
     app.launch(
         server_name=host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
         server_port=port or int(os.environ.get("GRADIO_SERVER_PORT", "7860")),

@@ -40,11 +40,13 @@ class Studio:
 
     Args:
         engine: live at the start.
-        source: the name or file that the engine's family was read from.
+        source: what the engine's family is chosen by: its name, or the file it was
+            read from.
     """
 
     def __init__(self, engine: Engine, source: str):
         self.engine, self.source = engine, source
+        self._given = {source: engine.family}  # it may be in no file at all
         self.examples = read_examples(engine.family)
         self.agreement = self._agreement()
 
@@ -69,7 +71,7 @@ class Studio:
 
     def preview(self, source: str, dtype: str, in_8bit: bool, device: str) -> str:
         """HTML on how the family fits together and into memory; reads and downloads no weights."""
-        chosen = Family.load(source)
+        chosen = self._chosen(source)
         found = inspect(chosen, device, _named(dtype), in_8bit)
         replaces = not found.plan.fits and self._makes_room(found)
         return _html(found, replaces, _to_download(chosen))
@@ -80,7 +82,7 @@ class Studio:
         Raises:
             DogermError: as `Engine.load`.
         """
-        chosen = Family.load(source)
+        chosen = self._chosen(source)
         examples = read_examples(chosen)
         if len(chosen.lms) > MAX_DOMAINS:
             raise FamilyError(
@@ -106,6 +108,9 @@ class Studio:
             return f"int8 {agreement(engine, whole, groups)}"
         except DeviceError:
             return f"int8, not compared: {engine.plan.dtype} does not fit beside it"
+
+    def _chosen(self, source: str) -> Family:
+        return self._given.get(source) or Family.load(source)
 
     def _makes_room(self, found: Inspection) -> bool:
         """Whether it would fit without the model that is live."""
