@@ -167,7 +167,7 @@ def demo(
     from dogerm.ui import serve
 
     serve(
-        _family(family, rm, lm),
+        _family(family, rm, lm) if rm or lm else family or "nano",
         host=None,  # GRADIO_SERVER_NAME, else this machine only
         port=port,
         share=share,
