@@ -134,8 +134,8 @@ def measure(
     """Merging, scoring and a curve on this machine, in one run, each as a median after a warm-up.
 
     Merging and the 16 answers use synthetic checkpoints of 240M parameters, 1.5 GB of
-    disk while it runs; tokens a second and the curve use the family. Two minutes or so
-    on two cores, most of it for the 16 answers, which are repeated a third as often.
+    disk while it runs; tokens a second and the curve use the family. It takes
+    minutes on two cores, most of it for the 16 answers, repeated a third as often.
 
     Args:
         dtype: of the synthetic checkpoints and of the live model that is merged.
