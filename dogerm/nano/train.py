@@ -18,12 +18,13 @@ from dogerm.nano.cards import card_of
 from dogerm.nano.corpus import Document, Reader, draw_documents, draw_domain, draw_pair
 from dogerm.nano.fit import (
     Schedule,
+    adamw,
     batches,
     encode_documents,
     fit,
     fit_preferences,
     lm_loss,
-    lm_optimizers,
+    muon,
     stage_bars,
 )
 from dogerm.nano.model import (
@@ -42,8 +43,8 @@ BASE_READER = Reader(
     reacts={"chat": 0.9, "safety": 0.9, "math": 0.5, "code": 0.5},
     careless={"math": 0.2, "code": 0.2},
 )
-RM_MIX = {"chat": 0.62, "safety": 0.18, "math": 0.10, "code": 0.10}
-RM_FLIPPED = {"chat": 0.03, "math": 0.15, "code": 0.15}
+RM_MIX = {"chat": 0.72, "safety": 0.20, "math": 0.04, "code": 0.04}
+RM_FLIPPED = {"chat": 0.03, "math": 0.25, "code": 0.25}
 RM_EASY = 0.3
 LM_REACTS = 0.9
 DOMAINS = ("math", "code")
@@ -63,7 +64,7 @@ class Preset:
     lms: dict[str, Schedule]
     rm_head_rate: float = 3e-4
     rm_head_std: float = 0.05
-    replay: float = 0.25
+    replay: float = 0.3
     attempts: float = 0.25
     attempt_problems: int = 2000
 
@@ -73,7 +74,7 @@ PRESETS = {
         size=Size(192, 4, 6, 512),
         base=Schedule(600, 32, 1.5e-3),
         rm=Schedule(500, 32, 8e-4, 30),
-        lms={"math": Schedule(1200, 32, 1e-3), "code": Schedule(900, 32, 1e-3)},
+        lms={"math": Schedule(1000, 32, 1e-3), "code": Schedule(900, 32, 1e-3)},
     ),
     "gpu": Preset(
         size=Size(256, 6, 8, 704),
@@ -169,7 +170,7 @@ def train_base(
     rows = batches(rng, preset.base.batch, draw, partial(encode_documents, encoder))
     fit(
         lm,
-        lm_optimizers(lm, preset.base),
+        muon(lm, preset.base.rate),
         rows,
         lm_loss(lm, encoder),
         preset.base,
@@ -184,7 +185,7 @@ def train_rm(
 ) -> LlamaForSequenceClassification:
     """Fine-tune the base into a general reward model: Bradley-Terry, mostly on chat and safety.
 
-    Math and code are a fifth of the pairs, some labelled wrongly and some easy,
+    Math and code are a twelfth of the pairs, some labelled wrongly and some easy,
     as in public preference data, so that the domain knowledge is left to the LMs.
     """
     rng = Random(f"rm {seed}")
@@ -273,7 +274,7 @@ def train_domain_lm(
     name = f"{domain} LM{', shuffled grades' if shuffled else ''}"
     fit(
         lm,
-        lm_optimizers(lm, schedule),
+        adamw(lm, schedule.rate),
         rows,
         lm_loss(lm, encoder),
         schedule,
