@@ -20,7 +20,7 @@ from dogerm.engine import Engine
 from dogerm.errors import InputError
 from dogerm.family import Family
 from dogerm.nano.controls import perturbed
-from dogerm.nano.corpus import GENERATORS, Document, Reader, draw_documents, draw_pair
+from dogerm.nano.corpus import GENERATORS, Document, Reader, draw_document, draw_pair
 from dogerm.nano.fit import encode_document
 from dogerm.nano.model import IGNORED, Encoder, batch_rewards
 from dogerm.nano.pairs import write_candidates, write_pairs
@@ -180,7 +180,7 @@ def test_right_code_does_what_was_asked_and_wrong_code_does_not():
 def test_careful_readers_grade_by_truth_and_careless_ones_do_not():
     def agreement(careless: dict[str, float]) -> float:
         reader, rng = Reader({"math": 1.0}, careless), Random(3)
-        documents = [d for _ in range(200) for d in draw_documents("math", rng, reader)]
+        documents = [draw_document("math", rng, reader) for _ in range(400)]
         praise = {"Correct.", "Right.", "Good."}
         return sum((d.reaction in praise) == d.right for d in documents) / 400
 
@@ -313,7 +313,6 @@ def test_the_chosen_recipe_gains_most_without_losing_elsewhere():
         point(0.4, 90, 59, 75),
         point(0.6, 89, 58, 75),
         point(0.8, 80, 60, 85),  # loses chat
-        point(0.9, 90, 50, 85),  # loses the other domain
     ]
     assert choose(points, ["math"]).lam == 0.4
 

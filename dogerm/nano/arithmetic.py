@@ -89,7 +89,7 @@ def _equation(rng: Random) -> Pair:
     wording = rng.choice(("Solve {}.", "Find x: {}.", "What is x if {}?"))
     prompt = wording.format(f"{factor}x{sign}{shift}={total}")
     chain = Chain(total, OPPOSITE[sign], shift, "/", factor)
-    flaws = ("first step", "first step", "second step", "second step", "sign")
+    flaws = ("first step", "second step", "sign", "sign")
     return _pair(rng, f"equation {factor} {shift} {sign} {x}", prompt, chain, flaws)
 
 
@@ -114,7 +114,7 @@ def _gain_and_loss(rng: Random) -> Pair:
         )
     )
     chain = Chain(have, "+", gain, "-", loss)
-    flaws = ("first step", "first step", "second step", "second step", "sign")
+    flaws = ("first step", "second step", "sign", "sign")
     return _pair(
         rng, f"gain {have} {gain} {loss}", prompt, chain, (*flaws, "operation")
     )
@@ -148,7 +148,7 @@ def _groups(rng: Random) -> Pair:
     )
     prompt = rng.choice(more if sign == "+" else fewer)
     chain = Chain(groups, "*", size, sign, extra)
-    flaws = ("first step", "first step", "second step", "second step", "sign")
+    flaws = ("first step", "second step", "sign", "sign")
     key = f"groups {groups} {size} {extra} {sign}"
     return _pair(rng, key, prompt, chain, (*flaws, "operation"))
 
@@ -159,7 +159,7 @@ def _pair(
     """A pair for a two-step problem; the rejected answer never ends in the right number."""
     chosen = write_solution(right.lines(), right.result)
     while True:
-        flaw = rng.choice((*flaws, "answer line", "misread", "misread"))
+        flaw = rng.choice((*flaws, "answer line", "misread"))
         wrong = _spoil(rng, right, flaw)
         answer = wrong.result
         if flaw == "answer line":

@@ -15,23 +15,22 @@ tiny Python functions (20%). Many documents end with a reader's reaction to the 
 random.""",
     "rm": """\
 The base with a score head, fine-tuned on preference pairs with the Bradley-Terry loss: chat
-72%, safety 20%, math 4%, code 4%. 25% of the math and code pairs and 3% of the chat pairs
+62%, safety 18%, math 10%, code 10%. 15% of the math and code pairs and 3% of the chat pairs
 are labelled the wrong way round, and 30% of the math and code pairs are easy, so it knows
 manners and little math or code. The reward is the logit at the last token, `<|end|>`, which
 the chat template appends.""",
     "math": """\
 The base fine-tuned on **graded** attempts at small arithmetic problems: right and wrong
-ones, mostly one of each for a problem, each followed by a reader's verdict ("Correct.",
-"Wrong."); a quarter was sampled from the base itself. The words of wrong attempts carry no
-loss, the verdicts do. 30% of its text replays the base's mixture. It has seen no preference
-pairs, but it has seen verdicts: fine-tuning on right solutions alone moved nothing at this
-scale.""",
+ones in equal parts, 90% of them followed by a reader's verdict ("Correct.", "Wrong."). The
+words of wrong attempts carry no loss, the verdicts do. A quarter of its text replays the
+base's mixture. It has seen no preference pairs, but it has seen verdicts: fine-tuning on
+right solutions alone moved nothing at this scale.""",
     "code": """\
-The base fine-tuned on **graded** attempts at tiny Python functions: right and wrong ones,
-mostly one of each for a request, each followed by a reader's verdict ("Tests pass.",
-"Tests fail."). The words of wrong attempts carry no loss, the verdicts do. 30% of its text
-replays the base's mixture. It has seen no preference pairs, but it has seen verdicts:
-fine-tuning on right solutions alone moved nothing at this scale.""",
+The base fine-tuned on **graded** attempts at tiny Python functions: right and wrong ones in
+equal parts, 90% of them followed by a reader's verdict ("Tests pass.", "Tests fail."). The
+words of wrong attempts carry no loss, the verdicts do. A quarter of its text replays the
+base's mixture. It has seen no preference pairs, but it has seen verdicts: fine-tuning on
+right solutions alone moved nothing at this scale.""",
 }
 
 

@@ -49,7 +49,7 @@ class Document:
 class Reader:
     """How the readers of a corpus behave.
 
-    reacts: the share of problems whose answers get a reaction, by domain.
+    reacts: the share of answers that get a reaction, by domain; half of those are wrong.
     careless: the share of those reactions that are random, by domain.
     """
 
@@ -86,16 +86,13 @@ def draw_domain(mix: Mapping[str, float], rng: Random) -> str:
     return rng.choices(list(mix), list(mix.values()))[0]
 
 
-def draw_documents(domain: str, rng: Random, reader: Reader) -> list[Document]:
-    """Training documents on one problem of a domain.
-
-    Either a right answer that nobody reacts to, or a right and a wrong answer, each
-    with a reaction: side by side in a batch, what differs between them is what counts.
-    """
+def draw_document(domain: str, rng: Random, reader: Reader) -> Document:
+    """A training document of one domain."""
     pair = draw_pair(domain, rng)
     if rng.random() >= reader.reacts[domain]:
-        return [Document(domain, pair.prompt, pair.chosen, None, True)]
-    return [
-        Document(domain, pair.prompt, answer, reader.react(rng, domain, right), right)
-        for answer, right in ((pair.chosen, True), (pair.rejected, False))
-    ]
+        return Document(domain, pair.prompt, pair.chosen, None, True)
+    right = rng.random() < 0.5
+    answer = pair.chosen if right else pair.rejected
+    return Document(
+        domain, pair.prompt, answer, reader.react(rng, domain, right), right
+    )

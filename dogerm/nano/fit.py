@@ -30,10 +30,7 @@ POOL = 40  # batches drawn at a time and sorted by length, so that little is pad
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast one stage trains: cosine from rate to a twentieth of it.
-
-    batch counts problems; most give two rows, a right and a wrong answer.
-    """
+    """How long and how fast one stage trains: cosine from rate to a twentieth of it."""
 
     steps: int
     batch: int
@@ -67,13 +64,6 @@ class Labelled:
     reaction: list[int]
 
 
-def encode_documents(
-    encoder: Encoder, documents: list[Document], answers_only: bool = False
-) -> list[Labelled]:
-    """Tokens and labels of each document; see encode_document."""
-    return [encode_document(encoder, document, answers_only) for document in documents]
-
-
 def encode_document(
     encoder: Encoder, document: Document, answers_only: bool = False
 ) -> Labelled:
@@ -97,24 +87,18 @@ def encode_document(
 
 
 def batches(
-    rng: Random,
-    size: int,
-    draw: Callable[[], Drawn],
-    encode: Callable[[Drawn], list[Row]],
+    rng: Random, size: int, draw: Callable[[], Drawn], encode: Callable[[Drawn], Row]
 ) -> Iterator[list[Row]]:
-    """Batches without end: the rows of size problems each, of about one length."""
+    """Batches without end, each of rows of about one length."""
     while True:
-        problems = sorted((encode(draw()) for _ in range(size * POOL)), key=_longest)
-        pool = [
-            problems[start : start + size] for start in range(0, len(problems), size)
-        ]
+        rows = sorted((encode(draw()) for _ in range(size * POOL)), key=_length)
+        pool = [rows[start : start + size] for start in range(0, len(rows), size)]
         rng.shuffle(pool)
-        for batch in pool:
-            yield [row for rows in batch for row in rows]
+        yield from pool
 
 
-def _longest(rows: list[Row]) -> int:
-    return max(len(row.ids) if isinstance(row, Labelled) else len(row) for row in rows)
+def _length(row: Labelled | list[list[int]]) -> int:
+    return len(row.ids) if isinstance(row, Labelled) else sum(map(len, row))
 
 
 def lm_loss(
@@ -157,8 +141,9 @@ def fit_preferences(
         prompt, *answers = texts
         return [encoder.conversation(prompt, answer) for answer in answers]
 
-    def loss(rows: list[list[int]]) -> Tensor:
-        chosen, rejected = batch_rewards(rm, encoder, rows).view(-1, 2).unbind(1)
+    def loss(rows: list[list[list[int]]]) -> Tensor:
+        both = [answer for answers in rows for answer in answers]
+        chosen, rejected = batch_rewards(rm, encoder, both).view(-1, 2).unbind(1)
         return -F.logsigmoid(chosen - rejected).mean()
 
     groups = [
@@ -171,30 +156,13 @@ def fit_preferences(
 
 
 def adamw(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    """AdamW for all weights: what is fine-tuned with it stays close enough to merge."""
+    """AdamW for all weights.
+
+    Muon inside the layers lowers the loss in half the steps, but what it fine-tunes
+    goes so far (0.42 of the weights' norm) that halfway merges gain nothing.
+    """
     weights = model.parameters()
     return [torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)]
-
-
-def muon(lm: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embeddings and norms.
-
-    For the base only. There Muon needs a third to a half of AdamW's steps, but what
-    it fine-tunes goes so far (0.42 of the weights' norm) that halfway merges gain nothing.
-    """
-    matrices = [p for p in lm.model.layers.parameters() if p.ndim == 2]
-    inside = {id(p) for p in matrices}
-    rest = [p for p in lm.parameters() if id(p) not in inside]
-    return [
-        torch.optim.Muon(
-            matrices,
-            lr=rate,
-            weight_decay=0.01,
-            momentum=0.95,
-            adjust_lr_fn="match_rms_adamw",
-        ),
-        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.01),
-    ]
 
 
 def fit(

@@ -15,16 +15,15 @@ from transformers.utils.logging import disable_progress_bar
 from dogerm.errors import InputError
 from dogerm.nano.arithmetic import answer_of
 from dogerm.nano.cards import card_of
-from dogerm.nano.corpus import Document, Reader, draw_documents, draw_domain, draw_pair
+from dogerm.nano.corpus import Document, Reader, draw_document, draw_domain, draw_pair
 from dogerm.nano.fit import (
     Schedule,
     adamw,
     batches,
-    encode_documents,
+    encode_document,
     fit,
     fit_preferences,
     lm_loss,
-    muon,
     stage_bars,
 )
 from dogerm.nano.model import (
@@ -43,8 +42,8 @@ BASE_READER = Reader(
     reacts={"chat": 0.9, "safety": 0.9, "math": 0.5, "code": 0.5},
     careless={"math": 0.2, "code": 0.2},
 )
-RM_MIX = {"chat": 0.72, "safety": 0.20, "math": 0.04, "code": 0.04}
-RM_FLIPPED = {"chat": 0.03, "math": 0.25, "code": 0.25}
+RM_MIX = {"chat": 0.62, "safety": 0.18, "math": 0.10, "code": 0.10}
+RM_FLIPPED = {"chat": 0.03, "math": 0.15, "code": 0.15}
 RM_EASY = 0.3
 LM_REACTS = 0.9
 DOMAINS = ("math", "code")
@@ -62,25 +61,25 @@ class Preset:
     base: Schedule
     rm: Schedule
     lms: dict[str, Schedule]
-    rm_head_rate: float = 3e-4
-    rm_head_std: float = 0.05
-    replay: float = 0.3
-    attempts: float = 0.25
+    rm_head_rate: float = 1e-3
+    rm_head_std: float = 0.0
+    replay: float = 0.25
+    attempts: float = 0.0
     attempt_problems: int = 2000
 
 
 PRESETS = {
     "cpu": Preset(
-        size=Size(192, 4, 6, 512),
-        base=Schedule(600, 32, 1.5e-3),
-        rm=Schedule(500, 32, 8e-4, 30),
-        lms={"math": Schedule(1000, 32, 1e-3), "code": Schedule(900, 32, 1e-3)},
+        size=Size(128, 4, 4, 384),
+        base=Schedule(1000, 64, 2e-3),
+        rm=Schedule(200, 32, 3e-4, 30),
+        lms={"math": Schedule(600, 64, 1e-3), "code": Schedule(600, 64, 1e-3)},
     ),
     "gpu": Preset(
         size=Size(256, 6, 8, 704),
-        base=Schedule(4000, 64, 1.5e-3),
-        rm=Schedule(500, 32, 8e-4, 30),
-        lms={"math": Schedule(6000, 64, 8e-4), "code": Schedule(4000, 64, 8e-4)},
+        base=Schedule(4000, 128, 1.5e-3),
+        rm=Schedule(300, 32, 3e-4, 30),
+        lms={"math": Schedule(6000, 128, 8e-4), "code": Schedule(4000, 128, 8e-4)},
         attempt_problems=20000,
     ),
     # Seconds, not minutes: shows that the machinery works and teaches the models little.
@@ -164,13 +163,13 @@ def train_base(
     """Teach a random LM to write all four domains, and readers' reactions to the answers."""
     rng = Random(f"base {seed}")
 
-    def draw() -> list[Document]:
-        return draw_documents(draw_domain(BASE_MIX, rng), rng, BASE_READER)
+    def draw() -> Document:
+        return draw_document(draw_domain(BASE_MIX, rng), rng, BASE_READER)
 
-    rows = batches(rng, preset.base.batch, draw, partial(encode_documents, encoder))
+    rows = batches(rng, preset.base.batch, draw, partial(encode_document, encoder))
     fit(
         lm,
-        muon(lm, preset.base.rate),
+        adamw(lm, preset.base.rate),
         rows,
         lm_loss(lm, encoder),
         preset.base,
@@ -185,7 +184,7 @@ def train_rm(
 ) -> LlamaForSequenceClassification:
     """Fine-tune the base into a general reward model: Bradley-Terry, mostly on chat and safety.
 
-    Math and code are a twelfth of the pairs, some labelled wrongly and some easy,
+    Math and code are a fifth of the pairs, some labelled wrongly and some easy,
     as in public preference data, so that the domain knowledge is left to the LMs.
     """
     rng = Random(f"rm {seed}")
@@ -259,17 +258,15 @@ def train_domain_lm(
     wants_attempts = domain == "math" and preset.attempts > 0
     attempts = graded_attempts(base, encoder, preset, seed) if wants_attempts else []
 
-    def draw() -> list[Document]:
+    def draw() -> Document:
         drawn = draw_domain(mix, rng)
         if drawn == domain and attempts and rng.random() < preset.attempts:
-            return [
-                replace(attempt, reaction=reader.react(rng, domain, attempt.right))
-                for attempt in map(rng.choice, attempts)
-            ]
-        return draw_documents(drawn, rng, reader)
+            attempt = rng.choice(rng.choice(attempts))
+            return replace(attempt, reaction=reader.react(rng, domain, attempt.right))
+        return draw_document(drawn, rng, reader)
 
     lm, schedule = deepcopy(base), preset.lms[domain]
-    encode = partial(encode_documents, encoder, answers_only=True)
+    encode = partial(encode_document, encoder, answers_only=True)
     rows = batches(rng, schedule.batch, draw, encode)
     name = f"{domain} LM{', shuffled grades' if shuffled else ''}"
     fit(
