@@ -116,10 +116,11 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
         texts = [instruction, count, *boxes]
         settings = [lam, method, *sliders]
 
-        def at_lam(lam: float, *rest: Any) -> dict[str, Any]:
+        def at_lam(lam: float, method: str, *rest: Any) -> dict[str, Any]:
             shares, prompt, responses = _request(rest, len(sliders))
             with errors_for_people():
-                found = compare(studio.engine, prompt, responses, recipe(lam, *shares))
+                asked = recipe(lam, method, *shares)
+                found = compare(studio.engine, prompt, responses, asked)
                 return found | {"alone": True}
 
         def whole(lam: float, method: str, *rest: Any) -> Iterator[dict[str, Any]]:
