@@ -2,7 +2,7 @@
 
 import json
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -13,7 +13,6 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
 
 from dogerm.errors import InputError
-from dogerm.nano.arithmetic import answer_of
 from dogerm.nano.cards import card_of
 from dogerm.nano.corpus import Document, Reader, draw_document, draw_domain, draw_pair
 from dogerm.nano.fit import (
@@ -32,7 +31,6 @@ from dogerm.nano.model import (
     load_lm,
     new_lm,
     reward_model_from,
-    sample,
     save_model,
     train_tokenizer,
 )
@@ -54,7 +52,6 @@ class Preset:
     """Everything that decides a family besides its seed.
 
     replay: share of the base's mixture in a domain LM's text, against forgetting.
-    attempts: share of a math LM's own-domain text that is the base's graded attempts.
     """
 
     size: Size
@@ -64,8 +61,6 @@ class Preset:
     rm_head_rate: float = 1e-3
     rm_head_std: float = 0.0
     replay: float = 0.25
-    attempts: float = 0.0
-    attempt_problems: int = 2000
 
 
 PRESETS = {
@@ -80,7 +75,6 @@ PRESETS = {
         base=Schedule(4000, 128, 1.5e-3),
         rm=Schedule(300, 32, 3e-4, 30),
         lms={"math": Schedule(6000, 128, 8e-4), "code": Schedule(4000, 128, 8e-4)},
-        attempt_problems=20000,
     ),
     # Seconds, not minutes: shows that the machinery works and teaches the models little.
     "tiny": Preset(
@@ -88,7 +82,6 @@ PRESETS = {
         base=Schedule(6, 8, 2e-3, 2),
         rm=Schedule(4, 4, 1e-3, 2),
         lms={"math": Schedule(4, 8, 1e-3, 2), "code": Schedule(4, 8, 1e-3, 2)},
-        attempt_problems=4,
     ),
 }
 
@@ -255,15 +248,9 @@ def train_domain_lm(
     if shuffled:
         careless[domain] = 1.0
     reader = Reader({**BASE_READER.reacts, domain: LM_REACTS}, careless)
-    wants_attempts = domain == "math" and preset.attempts > 0
-    attempts = graded_attempts(base, encoder, preset, seed) if wants_attempts else []
 
     def draw() -> Document:
-        drawn = draw_domain(mix, rng)
-        if drawn == domain and attempts and rng.random() < preset.attempts:
-            attempt = rng.choice(rng.choice(attempts))
-            return replace(attempt, reaction=reader.react(rng, domain, attempt.right))
-        return draw_document(drawn, rng, reader)
+        return draw_document(draw_domain(mix, rng), rng, reader)
 
     lm, schedule = deepcopy(base), preset.lms[domain]
     encode = partial(encode_document, encoder, answers_only=True)
@@ -279,23 +266,3 @@ def train_domain_lm(
         name,
     )
     return lm
-
-
-def graded_attempts(
-    base: LlamaForCausalLM, encoder: Encoder, preset: Preset, seed: int
-) -> list[list[Document]]:
-    """The base's own attempts at training problems: the wrong ones, and the right ones.
-
-    Their slips are not those of the generators, and they are what best-of-16 has to judge.
-    An attempt that got there by a wrong step counts as right, as it does in best-of-16.
-    """
-    rng = Random(f"attempts {seed}")
-    pairs = [draw_pair("math", rng) for _ in range(preset.attempt_problems)]
-    answers = sample(base, encoder, [pair.prompt for pair in pairs], 2, seed)
-    kinds: dict[bool, dict[tuple[str, str], Document]] = {False: {}, True: {}}
-    for pair, attempts in zip(pairs, answers, strict=True):
-        for attempt in attempts:
-            right = answer_of(attempt) == pair.answer
-            document = Document("math", pair.prompt, attempt, None, right)
-            kinds[right][pair.prompt, attempt] = document
-    return [list(kind.values()) for kind in kinds.values() if kind]
