@@ -28,10 +28,14 @@ def test_an_example_prefers_what_it_says(nano, row):
         assert top(score(nano, at, group)[0]) == [row["prefers"][model]], model
 
 
-def test_most_examples_flip_and_one_flips_back(nano):
+def test_most_examples_flip_and_one_shows_where_merging_fails(nano):
     examples = rows()
     flipped = [r for r in examples if r["prefers"]["base"] != r["prefers"]["merged"]]
     assert len(examples) >= 8 and len(flipped) >= 6
-    back = next(row for row in examples if row["title"] == "Too much λ")
-    flips = curve(nano, back["prompt"], back["responses"], back["shares"]).flips
-    assert [(f.before, f.after) for f in flips] == [(0, 1), (1, 0)]
+    failing = next(row for row in examples if row["title"] == "Where it fails")
+    answers = [int(text.split("Answer: ")[1]) for text in failing["responses"]]
+    assert failing["prompt"] == "Solve 2x+9=13." and answers[0] == 2
+    (flip,) = curve(
+        nano, failing["prompt"], failing["responses"], failing["shares"]
+    ).flips
+    assert (flip.before, flip.after) == (0, 1)  # from the right answer to a wrong one
