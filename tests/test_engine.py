@@ -1,6 +1,7 @@
 """What holds the project together: merges are exact, leave no trace, and never mix."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from conftest import llama_config, save_lm
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, LlamaForCausalLM
 
+from dogerm.checkpoint import Checkpoint, compare
 from dogerm.engine import Engine
 from dogerm.errors import CheckpointError, CheckpointMismatch, RecipeError
 from dogerm.family import Family
@@ -271,3 +273,16 @@ def test_gpu_merges_as_the_cpu_does(family, dtype):
             rtol=2 * torch.finfo(parameter.dtype).eps,
             atol=1e-6,
         )
+
+
+def test_families_compared_in_several_threads_leave_torch_as_it_was(family):
+    """transformers sets torch's default dtype while it builds a float16 model."""
+
+    def look(_: int) -> None:
+        rm = Checkpoint(family.rm, "the reward model")
+        lms = {name: Checkpoint(path, name) for name, path in family.lms.items()}
+        compare(rm, lms)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(look, range(16)))
+    assert torch.get_default_dtype() == torch.float32
