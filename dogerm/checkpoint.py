@@ -6,6 +6,7 @@ No code from a checkpoint is ever run.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,6 +44,10 @@ VALUE_HEAD = {
 }
 # Settings that change what the same weights compute; a difference is worth a warning.
 _TELLING = ("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window")
+
+
+# Held while a model is built: transformers and accelerate patch torch itself meanwhile.
+BUILDING = threading.RLock()
 
 
 class Checkpoint:
@@ -359,7 +364,10 @@ def embedding_name(model: PreTrainedModel) -> str:
 
 def _empty(auto_class: type, config: PretrainedConfig) -> PreTrainedModel:
     try:
-        return auto_class.from_config(config)
+        # In float32, torch's own default: a 16-bit config would change that default for
+        # all threads while the model is built, and one may not find it restored.
+        with BUILDING:
+            return auto_class.from_config(config, dtype=torch.float32)
     except ValueError as error:
         raise CheckpointMismatch(
             f"transformers has no {auto_class.__name__.removeprefix('AutoModelFor')} model "

@@ -11,7 +11,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dogerm.checkpoint import Checkpoint, empty_reward_model
+from dogerm.checkpoint import BUILDING, Checkpoint, empty_reward_model
 from dogerm.errors import DeviceError
 
 DTYPES = {
@@ -89,7 +89,7 @@ def build(
     config, own_rows = rm.config, rm.config.vocab_size
     config.vocab_size = rows
     try:
-        with init_empty_weights(include_buffers=False):
+        with BUILDING, init_empty_weights(include_buffers=False):
             model = empty_reward_model(rm)
     finally:
         config.vocab_size = own_rows
