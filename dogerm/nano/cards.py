@@ -23,14 +23,14 @@ the chat template appends.""",
 The base fine-tuned on **graded** attempts at small arithmetic problems: right and wrong
 ones in equal parts, 90% of them followed by a reader's verdict ("Correct.", "Wrong."). The
 words of wrong attempts carry no loss, the verdicts do. A quarter of its text replays the
-base's mixture. It has seen no preference pairs, but it has seen verdicts: fine-tuning on
-right solutions alone moved nothing at this scale.""",
+base's mixture. It has seen no preference pairs, but it has seen verdicts. In an earlier
+study, not run again here, right solutions alone moved nothing at this scale.""",
     "code": """\
 The base fine-tuned on **graded** attempts at tiny Python functions: right and wrong ones in
 equal parts, 90% of them followed by a reader's verdict ("Tests pass.", "Tests fail."). The
 words of wrong attempts carry no loss, the verdicts do. A quarter of its text replays the
-base's mixture. It has seen no preference pairs, but it has seen verdicts: fine-tuning on
-right solutions alone moved nothing at this scale.""",
+base's mixture. It has seen no preference pairs, but it has seen verdicts. In an earlier
+study, not run again here, right solutions alone moved nothing at this scale.""",
 }
 
 
