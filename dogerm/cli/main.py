@@ -1,0 +1,281 @@
+"""The commands on models: demo, score, sweep, merge, inspect, speed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dogerm.cli.options import (
+    Device,
+    Dtype,
+    FamilyName,
+    In8bit,
+    Input,
+    Lam,
+    Lms,
+    MethodName,
+    Parent,
+    Rm,
+    Settings,
+    Shares,
+    TooLong,
+    engine_of,
+    family_of,
+    recipe_of,
+)
+from dogerm.cli.terminal import (
+    counts,
+    group,
+    output,
+    print_inspection,
+    print_speed,
+    progress,
+    quieten,
+    say,
+    stderr_console,
+    why_skipped,
+    write_row,
+)
+from dogerm.errors import DeviceError
+
+app = group(
+    "Give a general reward model domain knowledge by merging it with domain LMs."
+)
+
+
+@app.command()
+def demo(
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    load_in_8bit: In8bit = False,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    share: Annotated[bool, typer.Option(help="A public link by Gradio.")] = False,
+    public: Annotated[bool, typer.Option(help="Hardened, for strangers.")] = False,
+    offline: Annotated[bool, typer.Option(help="Never ask the hub.")] = False,
+) -> None:
+    """Serve the page on this machine, until interrupted."""
+    from dogerm.ui import serve
+
+    serve(
+        family_of(family, rm, lm) if rm or lm else family or "nano",
+        host=None,  # GRADIO_SERVER_NAME, else this machine only
+        port=port,
+        share=share,
+        public=public,
+        load_in_8bit=load_in_8bit,
+        offline=offline,
+        device=device,
+        dtype=dtype,
+    )
+
+
+@app.command()
+def score(
+    input: Input,
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    load_in_8bit: In8bit = False,
+    lam: Lam = None,
+    share: Shares = None,
+    method: MethodName = "linear",
+    set: Settings = None,
+    parent: Parent = None,
+    too_long: TooLong = "error",
+    out: Annotated[str | None, typer.Option(show_default="standard output")] = None,
+) -> None:
+    """Rewards of every row, by the base reward model and by the merged one.
+
+    Writes each row with all its keys and the lists "base" and "merged" (for a pair:
+    chosen first). A row that was skipped has null for both, and says why in "skipped".
+    """
+    from dogerm.benchmarks.pairs import metrics
+    from dogerm.rows import read_rows, tokenise_rows
+    from dogerm.sweep import sweep
+
+    models = family_of(family, rm, lm, parent)
+    recipe = recipe_of(models, lam, share, method, set)
+    rows = read_rows(input)
+    with output(out) as file:
+        engine = engine_of(models, device, dtype, load_in_8bit, method)
+        tokens = tokenise_rows(engine, rows, too_long)
+        recipes = [recipe.with_lam(0), recipe]
+        with progress("Scoring", 2 * tokens.responses) as advance:
+            found = sweep(engine, recipes, tokens.scored, advance)
+        base, merged = (tokens.spread(rewards) for rewards in found)
+        for index, row in enumerate(rows):
+            own = {"base": base[index], "merged": merged[index]}
+            write_row(file, row.data | own | why_skipped(tokens.skipped, index))
+    before, after = (metrics(rows, r)["Overall"] for r in (base, merged))
+    accuracy = f"; accuracy base {before}, merged {after}" if before.n else ""
+    say(f"Scored {counts(tokens)} under {recipe}{accuracy}.")
+
+
+@app.command()
+def sweep(
+    input: Input,
+    out: Annotated[Path, typer.Option(help="Folder for report.json, rows.jsonl.")],
+    lam: Annotated[
+        str, typer.Option("--lam", metavar="START:STOP:STEP|A,B,C", help="The λ grid.")
+    ] = "0:1:0.05",
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    load_in_8bit: In8bit = False,
+    share: Shares = None,
+    method: MethodName = "linear",
+    set: Settings = None,
+    parent: Parent = None,
+    too_long: TooLong = "error",
+) -> None:
+    """Rewards of every row at every λ, and the accuracy of its pairs.
+
+    Writes OUT/rows.jsonl, each row with "rewards" (a list for every λ), and
+    OUT/report.json, the accuracies by the rows' domain with 95% intervals.
+    """
+    from dogerm.benchmarks import pairs
+    from dogerm.recipe import lam_grid
+    from dogerm.rows import read_rows, tokenise_rows
+    from dogerm.sweep import sweep as run
+
+    models = family_of(family, rm, lm, parent)
+    recipes = [recipe_of(models, at, share, method, set) for at in lam_grid(lam)]
+    rows = read_rows(input)
+    with output(out / "rows.jsonl") as rows_file:
+        engine = engine_of(models, device, dtype, load_in_8bit, method)
+        tokens = tokenise_rows(engine, rows, too_long)
+        with progress("Sweeping", len(recipes) * tokens.responses) as advance:
+            found = run(engine, recipes, tokens.scored, advance)
+        found = [tokens.spread(rewards) for rewards in found]
+        for index, row in enumerate(rows):
+            own = None if index in tokens.skipped else [r[index] for r in found]
+            skip = why_skipped(tokens.skipped, index)
+            write_row(rows_file, row.data | {"rewards": own} | skip)
+    report = pairs.report(engine, tokens, recipes, found)
+    with output(out / "report.json") as file:
+        json.dump(report.to_json(), file, ensure_ascii=False, indent=1)
+        file.write("\n")
+    say(f"Scored {counts(tokens)} at {len(recipes)} λs; wrote {out / 'report.json'}.")
+    if report.recipes[0].metrics["Overall"].n:
+        for point in dict.fromkeys((report.recipes[0], pairs.best(report))):
+            say(f"λ = {point.recipe.lam:g}: {point.metrics['Overall']}")
+
+
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Option(help="Folder, new or empty.")],
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "cpu",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float32|bfloat16|float16", show_default="the reward model's"
+        ),
+    ] = None,
+    load_in_8bit: In8bit = False,
+    lam: Lam = None,
+    share: Shares = None,
+    method: MethodName = "linear",
+    set: Settings = None,
+    parent: Parent = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push-to-hub", metavar="ORG/NAME", help="Upload it to the hub as well."
+        ),
+    ] = None,
+) -> None:
+    """Write the merged reward model as an ordinary checkpoint.
+
+    It is streamed: memory holds one parameter at a time, whatever the model's size.
+    """
+    from dogerm.export import export, push_to_hub
+    from dogerm.plan import size_text
+
+    models = family_of(family, rm, lm, parent)
+    recipe = recipe_of(models, lam, share, method, set)
+    if load_in_8bit:
+        raise DeviceError(
+            "a merged checkpoint is written in 16 or 32 bits; load it in 8 bits later."
+        )
+    quieten()
+    with progress("Writing") as advance:
+        written = export(models, recipe, out, dtype, device, on_progress=advance)
+    tokens = ", ".join(written.appended) or "none"
+    known = "" if written.tokens_added else ", unknown to the tokenizer"
+    print(
+        f"Wrote {out}: {size_text(written.nbytes)} in {len(written.files)} file(s); "
+        f"{len(written.merged)} parameters merged, {', '.join(written.kept)} kept, "
+        f"tokens appended: {tokens}{known}."
+    )
+    if push:
+        print(f"Uploaded: {push_to_hub(out, push)}")
+    print(f"Load it: AutoModelForSequenceClassification.from_pretrained({str(out)!r})")
+
+
+@app.command()
+def inspect(
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    load_in_8bit: In8bit = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """How a family fits together and what memory it takes. Reads no weights."""
+    from dogerm.inspection import inspect
+
+    quieten()
+    found = inspect(family_of(family, rm, lm), device, dtype, load_in_8bit)
+    if as_json:
+        output(None)
+        print(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
+    else:
+        print_inspection(found)
+
+
+@app.command()
+def speed(
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "auto",
+    dtype: Annotated[
+        str, typer.Option(metavar="float32|bfloat16|float16", help="What is merged.")
+    ] = "float16",
+    load_in_8bit: In8bit = False,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Also as JSON.")
+    ] = None,
+) -> None:
+    """Rates of this machine: merging against copying, scoring, a curve.
+
+    Merging is measured on synthetic checkpoints of 240M parameters, which take 1.5 GB
+    of the temporary folder meanwhile; a curve on the family.
+    """
+    from dogerm.speed import measure
+
+    models = family_of(family, rm, lm)
+    if load_in_8bit:
+        raise DeviceError("8-bit merging is not measured; leave out --load-in-8bit.")
+    quieten()
+    with stderr_console().status("Measuring …") as status:
+        found = measure(models, device, dtype, on_step=status.update)
+    print_speed(found)
+    if json_file:
+        with output(json_file) as file:
+            json.dump(found.to_json(), file, ensure_ascii=False, indent=1)
+            file.write("\n")

@@ -1,0 +1,170 @@
+"""The options that commands share, and the family, recipe and engine that they mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dogerm.cli.terminal import quieten, stderr_console
+
+if TYPE_CHECKING:
+    from dogerm.engine import Engine
+    from dogerm.family import Family
+    from dogerm.recipe import Recipe
+
+# Source: which models.
+FamilyName = Annotated[
+    str | None,
+    typer.Option(
+        "--family",
+        metavar="NAME|FILE.toml",
+        help="A family by name or TOML file.",
+        show_default="nano",
+    ),
+]
+Rm = Annotated[
+    str | None,
+    typer.Option(
+        "--rm", metavar="PATH|ID", help="Reward model: a folder or hub id, with --lm."
+    ),
+]
+Lms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lm", metavar="NAME=PATH|ID", help="A domain LM; once for each domain."
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where it runs.")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="float32|bfloat16|float16",
+        help="Precision of the weights.",
+        show_default="by device",
+    ),
+]
+In8bit = Annotated[
+    bool, typer.Option("--load-in-8bit", help="Hold the live weights in 8 bits.")
+]
+
+# Recipe: which merge.
+Lam = Annotated[
+    float | None,
+    typer.Option(
+        "--lam",
+        help="λ, the LMs' part: 0 is the plain reward model.",
+        show_default="the family's",
+    ),
+]
+Shares = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--share",
+        metavar="NAME=NUMBER",
+        help="A domain's part of λ; they are normalised.",
+        show_default="the family's",
+    ),
+]
+MethodName = Annotated[str, typer.Option("--method", help="How weights are merged.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method."),
+]
+Parent = Annotated[
+    str | None,
+    typer.Option(
+        "--parent",
+        metavar="PATH|ID",
+        help="The pretrained model all come from, for methods that need it.",
+    ),
+]
+
+Input = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT.jsonl|-",
+        help='Rows {"prompt", "responses"} or {"prompt", "chosen", "rejected"}.',
+    ),
+]
+TooLong = Annotated[
+    Literal["error", "skip", "cut"],
+    typer.Option(
+        "--too-long", help="What to do with a conversation over the model's limit."
+    ),
+]
+
+
+def family_of(
+    name: str | None,
+    rm: str | None,
+    lms: Sequence[str] | None,
+    parent: str | None = None,
+) -> Family:
+    from dogerm.family import Family
+
+    if lms and not rm:
+        raise typer.BadParameter("--lm goes with --rm.")
+    if rm and name:
+        raise typer.BadParameter("name a --family, or --rm with --lm, not both.")
+    family = Family.of(rm, _named(lms, "--lm")) if rm else Family.load(name or "nano")
+    return replace(family, parent=parent) if parent else family
+
+
+def recipe_of(
+    family: Family,
+    lam: float | None,
+    shares: Sequence[str] | None,
+    method: str,
+    settings: Sequence[str] | None,
+) -> Recipe:
+    """The recipe asked for, checked before any model is loaded."""
+    from dogerm.merge import check_method
+
+    try:
+        numbers = {n: float(share) for n, share in _named(shares, "--share").items()}
+    except ValueError as error:
+        raise typer.BadParameter(f"--share: {error}.") from None
+    options = {n: _value(text) for n, text in _named(settings, "--set").items()}
+    recipe = family.recipe(lam, numbers, method, options)
+    check_method(recipe, parent=family.parent is not None)
+    return recipe
+
+
+def engine_of(
+    family: Family, device: str, dtype: str | None, load_in_8bit: bool, method: str
+) -> Engine:
+    from dogerm.engine import Engine
+    from dogerm.merge import METHODS
+
+    quieten()
+    parent = METHODS[method].needs_parent
+    with stderr_console().status(f"Loading {family.name} …"):
+        return Engine.load(family, device, dtype, load_in_8bit, parent)
+
+
+def _named(items: Sequence[str] | None, option: str) -> dict[str, str]:
+    """NAME=VALUE options by name."""
+    named: dict[str, str] = {}
+    for item in items or ():
+        name, _, value = item.partition("=")
+        if not (name and value):
+            raise typer.BadParameter(f"{option} is NAME=VALUE, got {item!r}.")
+        if name in named:
+            raise typer.BadParameter(f"{option} names {name} twice.")
+        named[name] = value
+    return named
+
+
+def _value(text: str) -> Any:
+    """A method's setting: a number, true or false where it reads as one, else text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

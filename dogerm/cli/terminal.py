@@ -1,0 +1,204 @@
+"""What every command shares at the terminal: errors in one line, progress, where results go, tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import typer
+from typer.core import TyperGroup
+
+from dogerm.errors import DogermError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dogerm.inspection import Inspection
+    from dogerm.rows import Tokenised
+    from dogerm.speed import Speed
+
+
+class Commands(TyperGroup):
+    """Says what went wrong in one line, without a traceback, and exits with 1."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            outcome = super().invoke(ctx)
+            sys.stdout.flush()  # a reader that has gone is met here, not at exit
+            return outcome
+        except DogermError as error:
+            message = str(error)
+        except BrokenPipeError:
+            raise  # typer ends quietly then
+        except OSError as error:
+            if error.filename is None or error.strerror is None:
+                raise
+            message = f"{error.filename}: {error.strerror.lower()}."
+        print(f"error: {message}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def group(summary: str) -> typer.Typer:
+    return typer.Typer(
+        cls=Commands,
+        help=summary,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="markdown",
+        pretty_exceptions_show_locals=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def quieten() -> None:
+    """Keep transformers' own bars and remarks out of standard error."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def stderr_console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """A bar on standard error while someone is looking; yields what moves it on."""
+    from rich.progress import Progress
+
+    console = stderr_console()
+    with Progress(
+        console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(what, total=total)
+
+        def advance(done: int, total: int | None = total) -> None:
+            bar.update(task, advance=done, total=total)
+
+        yield advance
+
+
+def output(path: str | Path | None):
+    """Where results go: a file that appears when it is whole, or standard output."""
+    from dogerm.store import replacing
+
+    if path is not None and str(path) != "-":
+        return replacing(path)
+    sys.stdout.reconfigure(encoding="utf-8")
+    return nullcontext(sys.stdout)
+
+
+def write_row(file: TextIO, row: Mapping[str, Any]) -> None:
+    file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def why_skipped(reasons: Mapping[int, str], index: int) -> dict[str, str]:
+    return {"skipped": reasons[index]} if index in reasons else {}
+
+
+def counts(tokens: Tokenised) -> str:
+    """Rows, pairs, and what was too long, in words."""
+    pairs = sum(row.is_pair for row in tokens.rows)
+    text = f"{len(tokens.rows)} rows ({pairs} pairs)"
+    if tokens.skipped:
+        text += f", {len(tokens.skipped)} skipped as too long"
+    if tokens.cut:
+        text += f", {tokens.cut} conversations cut"
+    return text
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def print_inspection(found: Inspection) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from dogerm.plan import WORDS, size_text
+
+    models = {"reward model": found.rm} | dict(found.lms)
+    columns = [Column(name, overflow="fold") for name in models]
+    table = Table("", *columns, title=found.family["name"], title_justify="left")
+    facts = {
+        "from": lambda m: m.source,
+        "architecture": lambda m: m.architecture,
+        "parameters": lambda m: f"{m.parameters:,}",
+        "stored": lambda m: f"{size_text(m.nbytes)} {m.dtype}",
+        "embedding rows": lambda m: f"{m.rows:,}",
+        "tokens shared": lambda m: _count(m.shared),
+        "  of those with another id": lambda m: _count(m.moved),
+        "tokens only the RM has": lambda m: _count(m.rm_only),
+        "tokens only it has": lambda m: _count(m.own),
+        "chat template": lambda m: "yes" if m.chat_template else "no",
+        "pad token is eos": lambda m: "yes" if m.pad_is_eos else "no",
+        "left out": lambda m: ", ".join(m.left_out) or "–",
+    }
+    for fact, of in facts.items():
+        table.add_row(fact, *map(of, models.values()))
+    plan = found.plan
+    weights = f"int8 beside {plan.dtype}" if plan.load_in_8bit else plan.dtype
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(
+        f"Merged: {len(found.merged)} parameters, {found.rows:,} embedding rows "
+        f"({len(found.appended)} appended). Kept: {', '.join(found.kept)}."
+    )
+    console.print(
+        f"Memory on {plan.device}: {size_text(plan.needed)} of {size_text(plan.free)} free. "
+        f"Live model {size_text(plan.live)} in {weights}; sources "
+        f"{size_text(plan.sources)}, {WORDS[plan.place]}; batches of "
+        f"{plan.batch_tokens:,} tokens. One merge waits for {plan.bottleneck}: about "
+        f"{plan.merge_seconds() * 1e3:.3g} ms."
+    )
+    for warning in found.warnings:
+        console.print(f"Warning: {warning}", markup=False)
+
+
+def print_speed(found: Speed) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "time", "against", "ratio")
+    for row in found.merging:
+        table.add_row(
+            f"merge {found.parameters / 1e6:.0f}M {row.dtype}, {row.lms} LM(s), {row.sources}",
+            f"{row.seconds * 1e3:.0f} ms",
+            f"copy of {row.nbytes / 1e9:.2f} GB: {row.copy_seconds * 1e3:.0f} ms",
+            f"{row.ratio:.2f}",
+        )
+    answers, family = found.answers, found.family
+    for name, seconds in (
+        ("one padded batch", answers.batch),
+        ("one by one", answers.one_by_one),
+    ):
+        table.add_row(
+            f"score {answers.responses} answers, shared prompt",
+            f"{answers.shared:.2f} s",
+            f"{name}: {seconds:.2f} s",
+            f"{answers.shared / seconds:.2f}",
+        )
+    table.add_row(
+        f"{family.name}: curve, {family.curve_points} λs, {family.curve_responses} answers",
+        f"{family.curve_seconds * 1e3:.0f} ms",
+    )
+    table.add_row(f"{family.name}: score", f"{family.tokens_per_second:,.0f} tokens/s")
+    machine = found.machine
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(
+        f"{machine['gpu'] or machine['processor']}, {machine['cores']} cores, "
+        f"{machine['threads']} threads, load {machine['load']}, "
+        f"torch {machine['versions']['torch']}. Medians after a warm-up."
+    )
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"
