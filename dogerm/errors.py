@@ -35,3 +35,7 @@ class InputError(DogermError):
 
 class TooLong(InputError):
     """A conversation with more tokens than the model reads."""
+
+
+class StoreError(DogermError):
+    """A store of results that cannot be used: of another run, in use, or damaged."""

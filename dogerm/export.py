@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
-from dogerm.benchmarks.report import described, versions
 from dogerm.checkpoint import (
     Checkpoint,
     Compatibility,
@@ -31,6 +30,7 @@ from dogerm.family import Family
 from dogerm.live import device_named, dtype_named
 from dogerm.merge import METHODS, check_method
 from dogerm.plan import size_text
+from dogerm.provenance import described, versions
 from dogerm.recipe import Recipe
 from dogerm.weights import one_line
 

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from dogerm.benchmarks.report import described
 from dogerm.checkpoint import Checkpoint, Compatibility, TensorInfo, compare
 from dogerm.family import Family
 from dogerm.live import device_named, live_dtype
 from dogerm.plan import Plan, make_plan, size_text
+from dogerm.provenance import described
 
 
 @dataclass(frozen=True)

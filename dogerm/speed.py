@@ -28,11 +28,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from dogerm.benchmarks.report import versions
 from dogerm.engine import Engine
 from dogerm.export import write_weights
 from dogerm.family import Family
 from dogerm.live import dtype_named
+from dogerm.provenance import versions
 from dogerm.recipe import Recipe
 from dogerm.scoring import Tokens, rewards, tokenise
 from dogerm.sweep import GRID, curve

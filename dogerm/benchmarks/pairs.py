@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dogerm.benchmarks.report import Measured, Metric, Report, described, settings
+from dogerm.benchmarks.report import Measured, Metric, Report, settings
 from dogerm.engine import Engine
+from dogerm.provenance import described
 from dogerm.recipe import Recipe
 from dogerm.rows import Row, Tokenised
 

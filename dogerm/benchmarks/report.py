@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
 from scipy.stats import binomtest
 
-import dogerm
 from dogerm.engine import Engine
-from dogerm.family import Family
+from dogerm.provenance import versions
 from dogerm.recipe import Recipe
 from dogerm.rows import Tokenised
 
@@ -102,11 +100,6 @@ class Report:
         return cls(data["benchmark"], data["family"], data["settings"], points)
 
 
-def described(family: Family) -> dict[str, Any]:
-    """A family as a report names it."""
-    return {"name": family.name, "rm": family.rm, "lms": dict(family.lms)}
-
-
 def settings(engine: Engine, rows: Tokenised) -> dict[str, Any]:
     """What the numbers depend on beside weights and rows."""
     return {
@@ -118,9 +111,3 @@ def settings(engine: Engine, rows: Tokenised) -> dict[str, Any]:
         "cut": rows.cut,
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions that numbers and files are stamped with."""
-    packages = {name: version(name) for name in ("torch", "transformers")}
-    return {"dogerm": dogerm.__version__} | packages

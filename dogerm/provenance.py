@@ -1,0 +1,113 @@
+"""What rewards depend on, written down: weights, rows, settings, precision, device, versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dogerm
+from dogerm.checkpoint import Checkpoint
+from dogerm.engine import Engine
+from dogerm.family import Family
+from dogerm.hub import needed
+from dogerm.rows import Row
+
+
+def described(family: Family) -> dict[str, Any]:
+    """A family as a report names it."""
+    return {"name": family.name, "rm": family.rm, "lms": dict(family.lms)}
+
+
+def versions() -> dict[str, str]:
+    """Versions that numbers and files are stamped with."""
+    packages = {name: version(name) for name in ("torch", "transformers")}
+    return {"dogerm": dogerm.__version__} | packages
+
+
+def of_engine(engine: Engine) -> dict[str, Any]:
+    """Which weights, in which precision, on which device, by which programs.
+
+    Reads every weight file of a local folder once, to hash it.
+    """
+    family = engine.family
+    return {
+        "models": of_models({"rm": engine.sources.rm, **engine.sources.lms}),
+        "conversation": {
+            "system": family.system,
+            "template": family.template or engine.tokenizer.chat_template,
+            "add_special_tokens": family.add_special_tokens,
+        },
+        "max_tokens": engine.max_tokens,
+        "dtype": engine.dtype,
+        "device": device_name(engine.device),
+        "versions": versions(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """cpu, or the GPU's model: rewards of two models of GPU differ in their last bits."""
+    return device.type if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def of_models(models: Mapping[str, Checkpoint]) -> dict[str, Any]:
+    """Each model's `source`, and its hub revision or its files' SHA-256; an adapter's base too."""
+    named = dict(models)
+    for name, model in models.items():
+        if model.base:
+            named[f"base of {name}"] = model.base
+    return {
+        name: {"source": model.source} | _content(model.folder)
+        for name, model in named.items()
+    }
+
+
+def of_rows(rows: Iterable[Row]) -> str:
+    """SHA-256 of the rows as they were read, whatever file or set they came from."""
+    digest = hashlib.sha256()
+    for row in rows:
+        text = json.dumps(asdict(row) | {"where": ""}, ensure_ascii=False)
+        digest.update(text.encode("utf-8") + b"\n")
+    return digest.hexdigest()
+
+
+def differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """Where two nested tables of plain values differ: "dtype is float32 there, float16 here".
+
+    A `source`, where the same thing was found, may differ.
+    """
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        keys = [key for key in dict.fromkeys((*there, *here)) if key != "source"]
+        pairs = [(there.get(k), here.get(k), f"{name} {k}".strip()) for k in keys]
+        return [sentence for pair in pairs for sentence in differences(*pair)]
+    if there == here:
+        return []
+    return [f"{name} is {_brief(there)} there, {_brief(here)} here"]
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    if folder.parent.name == "snapshots":  # of the hub's cache, by commit
+        return {"revision": folder.name}
+    files = needed(file.name for file in folder.iterdir() if file.is_file())
+    with ThreadPoolExecutor(4) as pool:  # hashing leaves the interpreter free
+        hashes = pool.map(lambda name: _sha256(folder / name), files)
+        return {"files": dict(zip(files, hashes))}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _brief(value: Any) -> str:
+    if value is None:
+        return "absent"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"
