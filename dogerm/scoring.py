@@ -85,10 +85,14 @@ def rewards(
     recipe: Recipe,
     items: Sequence[Tokens],
     on_progress: Callable[[int], None] | None = None,
+    batch_tokens: int | None = None,
 ) -> list[list[float]]:
     """Reward of every response of every item under one recipe, in the order given.
 
-    on_progress is called with the number of responses done since the last call.
+    Args:
+        on_progress: called with the number of responses done since the last call.
+        batch_tokens: padded tokens of one forward pass; None: what the engine's plan
+            found room for.
 
     Raises:
         CheckpointError: a source holds NaN or infinity; names the tensor.
@@ -100,7 +104,7 @@ def rewards(
         replace(item, sequences=tuple(texts)) for item, texts in zip(items, counts)
     ]
     found = [dict.fromkeys(texts, math.nan) for texts in counts]
-    budget = engine.plan.batch_tokens
+    budget = batch_tokens or engine.plan.batch_tokens
     with engine.using(recipe):
         while True:
             try:
@@ -127,6 +131,22 @@ def rewards(
             "Load with --dtype float32 or bfloat16."
         )
     return table
+
+
+def together(items: Sequence[Tokens], batch_tokens: int) -> list[list[int]]:
+    """Which items to hand to `rewards` at a time: their indices, those of like length together.
+
+    Each list fits one forward pass (or is one item that alone does not). A reward's last
+    bits depend on its batch, so whoever wants the same bits again, after a stop or on
+    several machines, scores the same lists again.
+    """
+    whole = [
+        _Part(i, item.shared, range(len(item.sequences)))
+        for i, item in enumerate(items)
+    ]
+    return [
+        [part.item for part in parts] for parts in _packed(items, whole, batch_tokens)
+    ]
 
 
 def score(
@@ -234,26 +254,32 @@ def _batches(
 ) -> Iterator[tuple[Batch, list[tuple[int, int]]]]:
     """Batches of at most `budget` padded tokens (or one response, if it alone is longer).
 
-    Parts of like length come together, so that little is padding. Yields each batch
-    with the (item, response) that every row of it is.
+    Yields each batch with the (item, response) that every row of it is.
     """
     parts = [part for i, item in enumerate(items) for part in _parts(i, item, budget)]
+    for packed in _packed(items, parts, budget):
+        yield _batch(items, packed)
+
+
+def _packed(
+    items: Sequence[Tokens], parts: Sequence[_Part], budget: int
+) -> Iterator[list[_Part]]:
+    """Lists of parts that fill the budget; parts of like length together, so that little is padding."""
     longest = {id(part): max(part.lengths(items)) for part in parts}
-    parts.sort(key=lambda part: (part.shared, longest[id(part)]))
     pending: list[_Part] = []
     rows = width = 0
-    for part in parts:
+    for part in sorted(parts, key=lambda part: (part.shared, longest[id(part)])):
         rows += len(part.places)
         width = max(width, longest[id(part)])
         # Sorted, so this part's prompt is the longest of the batch.
         cost = (len(pending) + 1) * part.shared + rows * width
         mixed = pending and bool(pending[0].shared) != bool(part.shared)
         if pending and (cost > budget or mixed):
-            yield _batch(items, pending)
+            yield pending
             pending, rows, width = [], len(part.places), longest[id(part)]
         pending.append(part)
     if pending:
-        yield _batch(items, pending)
+        yield pending
 
 
 def _parts(index: int, item: Tokens, budget: int) -> Iterator[_Part]:
