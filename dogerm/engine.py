@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
 
 from dogerm.checkpoint import (
     Checkpoint,
@@ -35,6 +36,12 @@ from dogerm.threads import in_threads
 # most of all when other programs want the cores too.
 ONE_THREAD_PARAMETERS = 20_000_000
 CPU = torch.device("cpu")
+# A pass over some tokens costs as much as this many tokens more: for reading the weights,
+WEIGHTS_TOKENS = 16
+# and for starting a layer's operations, in what the device computes meanwhile.
+LAYER_START = {"cpu": 7e7, "cuda": 2.5e11}  # FLOP a layer
+# Longer passes do not compute faster on a CPU: their values leave its caches.
+PASS_TOKENS = {"cpu": 2048, "cuda": 1 << 20}
 # How the pretrained base is called among the LMs; no LM can have this name.
 PARENT = "the parent"
 
@@ -368,43 +375,107 @@ class Engine:
     def forward(self, batch: Batch) -> Tensor:
         """Reward of each response at its last real token: (R,) float32 on the CPU.
 
-        Only differences between rewards under one recipe mean anything; the zero
-        point moves with λ. The head's product is taken in float32, so that 16-bit
-        weights do not make ties of near rewards.
+        The prompts run once; responses of like length run together after them, so that
+        little of the work is padding. Only differences between rewards under one recipe
+        mean anything; the zero point moves with λ. The head's product is taken in
+        float32, so that 16-bit weights do not make ties of near rewards.
         """
-        backbone = getattr(self.model, self.model.base_model_prefix)
-        device = self.device
-        ids, lengths = batch.responses.to(device), batch.lengths.to(device)
-        steps = torch.arange(ids.shape[1], device=device)
-        mask = (steps < lengths[:, None]).long()  # (R, S)
-        positions = steps.expand_as(ids)
-        cache = None
-        with _memory_errors(device):
-            if batch.prompts is not None:
-                prompts = batch.prompts.to(device)
-                known, owner = batch.prompt_lengths.to(device), batch.owner.to(device)
-                width = torch.arange(prompts.shape[1], device=device)
-                seen = (width >= prompts.shape[1] - known[:, None]).long()  # (P, T)
-                cache = backbone(
-                    input_ids=prompts,
-                    attention_mask=seen,
-                    position_ids=(seen.cumsum(1) - 1).clamp(min=0),
-                    use_cache=True,
-                ).past_key_values
-                cache.batch_select_indices(owner)
-                mask = torch.cat([seen[owner], mask], dim=1)  # (R, T + S)
-                positions = positions + known[owner][:, None]
-            hidden = backbone(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            ).last_hidden_state  # (R, S, d)
-        last = hidden[torch.arange(len(ids), device=device), lengths - 1].float()
+        last = torch.empty(len(batch.responses), self._head.in_features)
+        last = last.to(self.device)
+        with _memory_errors(self.device):
+            seen, cache = self._read_prompts(batch)
+            for rows in _alike(batch.lengths.tolist(), *self._passes):
+                part = torch.tensor(rows)
+                owners = None if batch.owner is None else batch.owner[part]
+                lengths = batch.lengths[part]
+                ids = batch.responses[part, : int(lengths.max())]
+                hidden = self._read_responses(ids, lengths, owners, seen, cache)
+                last[part.to(self.device)] = hidden.float()
         weight, bias = self._head.weight.float(), self._head.bias
         bias = None if bias is None else bias.float()
         return F.linear(last, weight, bias).squeeze(-1).cpu()
+
+    def _read_prompts(self, batch: Batch) -> tuple[Tensor | None, Cache | None]:
+        """Which tokens of the prompts are real, (P, T) int64, and their keys and values."""
+        if batch.prompts is None:
+            return None, None
+        prompts = batch.prompts.to(self.device)
+        known = batch.prompt_lengths.to(self.device)
+        width = torch.arange(prompts.shape[1], device=self.device)
+        seen = (width >= prompts.shape[1] - known[:, None]).long()
+        read = self._backbone(
+            input_ids=prompts,
+            attention_mask=seen,
+            position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+        )
+        return seen, read.past_key_values
+
+    def _read_responses(
+        self,
+        ids: Tensor,
+        lengths: Tensor,
+        owners: Tensor | None,
+        seen: Tensor | None,
+        cache: Cache | None,
+    ) -> Tensor:
+        """The hidden state of each response's last token, (N, d), after its prompt if any.
+
+        The cache is left as it is, for the next responses.
+        """
+        ids, lengths = ids.to(self.device), lengths.to(self.device)
+        steps = torch.arange(ids.shape[1], device=self.device)
+        mask = (steps < lengths[:, None]).long()  # (N, S)
+        positions = steps.expand_as(ids)
+        own = None
+        if cache is not None:
+            owners = owners.to(self.device)
+            before = seen[owners]
+            positions = positions + before.sum(1, keepdim=True)
+            mask = torch.cat([before, mask], dim=1)  # (N, T + S)
+            own = copy(cache)  # of the list of layers; selecting copies what is in them
+            own.layers = [copy(layer) for layer in cache.layers]
+            own.batch_select_indices(owners)
+        hidden = self._backbone(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=own,
+            use_cache=own is not None,
+        ).last_hidden_state  # (N, S, d)
+        return hidden[torch.arange(len(ids), device=self.device), lengths - 1]
+
+    @property
+    def _backbone(self) -> nn.Module:
+        return getattr(self.model, self.model.base_model_prefix)
+
+    @property
+    def _passes(self) -> tuple[float, int]:
+        """Tokens that take as long as starting a pass, and the most tokens of one."""
+        kind = self.device.type
+        layers = self.model.config.num_hidden_layers
+        start = layers * LAYER_START[kind] / (2 * self.size)
+        return WEIGHTS_TOKENS + start, PASS_TOKENS[kind]
+
+
+def _alike(lengths: Sequence[int], start: float, most: int) -> Iterator[list[int]]:
+    """Indices of the lengths in groups, the longest first, each to be padded to its longest.
+
+    Args:
+        start: a group begins where the padding of the last one would exceed this.
+        most: padded tokens of a group, unless one length alone is more.
+    """
+    group: list[int] = []
+    width = padding = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        padding += width - lengths[index]
+        if group and (padding > start or (len(group) + 1) * width > most):
+            yield group
+            group = []
+        if not group:
+            width, padding = lengths[index], 0
+        group.append(index)
+    yield group
 
 
 def _held(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:

@@ -7,7 +7,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import cycle
@@ -74,7 +74,7 @@ class Answers:
     Args:
         tokens: of all conversations, each with the prompt.
         shared: as dogerm does it, the prompt computed once.
-        batch: all conversations in one padded batch.
+        batch: all conversations in one padded batch, by the model's own forward.
         one_by_one: a batch each.
         largest_difference: between the rewards of the first and the last way.
     """
@@ -194,7 +194,6 @@ def _answers(engine: Engine, repeats: int) -> Answers:
 
     texts = [text(random.randint(*RESPONSE_WORDS)) for _ in range(RESPONSES)]
     shared = tokenise(engine, text(PROMPT_WORDS), texts)
-    whole = Tokens(shared.sequences, 0, shared.cut)
     alone = [Tokens((ids,), 0, (0,)) for ids in shared.sequences]
     recipe = engine.recipe
     found: dict[str, list[float]] = {}
@@ -209,7 +208,11 @@ def _answers(engine: Engine, repeats: int) -> Answers:
         engine, recipe, alone[:1]
     )  # a warm-up that does not take as long as the rest
     seconds = _alternating(
-        [with_shared_prompt, lambda: rewards(engine, recipe, [whole]), one_by_one],
+        [
+            with_shared_prompt,
+            lambda: _one_padded_batch(engine, shared.sequences),
+            one_by_one,
+        ],
         engine.device,
         repeats,
         warm=True,
@@ -217,6 +220,21 @@ def _answers(engine: Engine, repeats: int) -> Answers:
     difference = max(abs(a - b) for a, b in zip(found["alone"], found["shared"]))
     tokens = sum(map(len, shared.sequences))
     return Answers(RESPONSES, tokens, *seconds, largest_difference=difference)
+
+
+@torch.inference_mode()
+def _one_padded_batch(
+    engine: Engine, sequences: Sequence[Sequence[int]]
+) -> list[float]:
+    """Rewards of whole conversations as transformers gives them, in one forward pass."""
+    model = engine.model
+    longest = max(map(len, sequences))
+    table = torch.full((len(sequences), longest), model.config.pad_token_id)
+    for row, ids in zip(table, sequences):
+        row[: len(ids)] = torch.tensor(ids)
+    ids = table.to(engine.device)
+    mask = (ids != model.config.pad_token_id).long()
+    return model(input_ids=ids, attention_mask=mask).logits.flatten().tolist()
 
 
 def _family_speed(engine: Engine, repeats: int) -> FamilySpeed:

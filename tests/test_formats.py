@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from dogerm.checkpoint import Checkpoint
-from dogerm.engine import Engine
+from dogerm.engine import LAYER_START, Engine
 from dogerm.errors import CheckpointError, CheckpointMismatch
 from dogerm.family import Family
 from dogerm.recipe import Recipe
@@ -357,8 +357,13 @@ def plain_reward(model, tokenizer, prompt, response) -> float:
         return model(ids).logits[0, 0].item()
 
 
-def test_every_architecture_scores_a_merge_as_transformers_does(architecture):
-    """With grouped-query attention, a sliding window shorter than the text, tied embeddings."""
+def test_every_architecture_scores_a_merge_as_transformers_does(
+    architecture, monkeypatch
+):
+    """With grouped-query attention, a sliding window shorter than the text, tied embeddings.
+
+    The responses of one pass, and of several after one shared prompt.
+    """
     rm, lm = architecture
     lam = 0.4
     engine = merged(rm, lm, lam)
@@ -379,6 +384,9 @@ def test_every_architecture_scores_a_merge_as_transformers_does(architecture):
         for t in GROUP[0][1]
     ]
     assert alone == pytest.approx(wanted, abs=CLOSE)
+    monkeypatch.setitem(LAYER_START, "cpu", 0)  # a pass of its own costs little
+    apart = score(engine, Recipe(lam, {"math": 1}), GROUP)[0]
+    assert apart == pytest.approx(wanted, abs=CLOSE)
 
 
 def test_every_architecture_is_itself_at_lambda_zero(architecture):

@@ -8,7 +8,7 @@ import torch
 from conftest import byte_tokenizer, llama_config
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from dogerm.engine import Engine
+from dogerm.engine import LAYER_START, Engine
 from dogerm.errors import InputError, OutOfMemory, TooLong
 from dogerm.family import Family
 from dogerm.plan import Plan
@@ -50,7 +50,9 @@ def test_rewards_equal_transformers_own_on_single_inputs(engine, folders):
     assert found[1] == pytest.approx(wanted, abs=CLOSE)
 
 
-def test_reward_ignores_order_padding_and_batch_neighbours(engine, monkeypatch):
+@pytest.mark.parametrize("start", [0, LAYER_START["cpu"]])
+def test_reward_ignores_order_padding_and_batch_neighbours(engine, monkeypatch, start):
+    monkeypatch.setitem(LAYER_START, "cpu", start)
     draw = random.Random(0)
     groups = [
         ("p" * draw.randint(1, 60), ["r" * draw.randint(1, 90) for _ in range(n)])
@@ -85,6 +87,29 @@ def test_shared_prompts_are_computed_once(engine, monkeypatch):
         for row, n in zip(batch.responses, batch.lengths)
     ]
     assert texts[0].replace(" ", "").startswith("Paris.")
+
+
+def test_long_and_short_responses_are_not_padded_to_each_other(engine, monkeypatch):
+    shapes = []
+    table = engine.model.get_input_embeddings()
+    watched = table.register_forward_hook(
+        lambda layer, inputs, out: shapes.append(tuple(inputs[0].shape))
+    )
+    draw = random.Random(1)
+    texts = ["r" * n + str(n) for n in draw.sample(range(10, 90), 16)]
+    item = tokenise(engine, PROMPT, texts)
+    own = sum(len(ids) - item.shared for ids in item.sequences)
+    try:
+        whole = rewards(engine, BASE, [item])
+        padded = sum(rows * width for rows, width in shapes)
+        assert padded > item.shared + 1.3 * own  # of a tiny model: in one pass
+        shapes.clear()
+        monkeypatch.setitem(LAYER_START, "cpu", 0)
+        assert rewards(engine, BASE, [item]) == [pytest.approx(whole[0], abs=CLOSE)]
+    finally:
+        watched.remove()
+    padded = sum(rows * width for rows, width in shapes)
+    assert item.shared + own <= padded < item.shared + 1.2 * own
 
 
 def test_swapping_the_answers_negates_the_margin(engine):
