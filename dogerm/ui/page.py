@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,11 @@ import gradio as gr
 
 from dogerm.engine import Engine
 from dogerm.scoring import letter
+from dogerm.ui.controls import Controls
 from dogerm.ui.playground import (
     ENGINE,
     MAX_RESPONSES,
+    QUIET,
     compare,
     endpoints,
     errors_for_people,
@@ -23,6 +25,9 @@ from dogerm.ui.studio import MAX_DOMAINS, Example, Studio
 
 PAPER = "https://arxiv.org/abs/2407.01470"
 SHOW = "frame => dogerm.show(frame)"
+# The tabs below the playground, in their order: each is build(controls, public) in a
+# file of its own.
+PANELS: tuple[Callable[[Controls, bool], None], ...] = ()
 
 
 def build(studio: Studio, public: bool = False) -> gr.Blocks:
@@ -32,12 +37,6 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
         public: for strangers: no model panel, as what one applies all would see.
     """
     first = studio.examples[0]
-
-    def recipe(lam: float, method: str, *shares: float):
-        # Sliders beyond the family's domains are hidden.
-        shared = dict(zip(studio.family.lms, shares))
-        return studio.family.recipe(lam, shared, method)
-
     with gr.Blocks(title="DogeRM Studio", fill_width=True) as page:
         header = gr.HTML(_header(studio), elem_id="header", padding=False)
 
@@ -108,26 +107,25 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
                 gr.HTML(_results(), padding=False)
                 gr.Plot(_empty_figure(), show_label=False, elem_id="plot")
 
+        controls = Controls(studio, lam, method, sliders, instruction, count, boxes)
+        if PANELS:  # Gradio's page fails on a row of no tabs
+            with gr.Tabs(elem_id="panels"):
+                for panel in PANELS:
+                    panel(controls, public)
         if not public:
             model = _model_panel(studio)
         footer = gr.HTML(_footer(studio.engine), elem_id="about", padding=False)
         frame = gr.JSON(visible="hidden", elem_id="frame")
 
-        texts = [instruction, count, *boxes]
-        settings = [lam, method, *sliders]
-
-        def at_lam(lam: float, method: str, *rest: Any) -> dict[str, Any]:
-            shares, prompt, responses = _request(rest, len(sliders))
+        def at_lam(*values: Any) -> dict[str, Any]:
             with errors_for_people():
-                asked = recipe(lam, method, *shares)
-                found = compare(studio.engine, prompt, responses, asked)
-                return found | {"alone": True}
+                return compare(studio.engine, controls.request(values)) | {
+                    "alone": True
+                }
 
-        def whole(lam: float, method: str, *rest: Any) -> Iterator[dict[str, Any]]:
-            shares, prompt, responses = _request(rest, len(sliders))
+        def whole(*values: Any) -> Iterator[dict[str, Any]]:
             with errors_for_people():
-                asked = recipe(lam, method, *shares)
-                yield from frames(studio.engine, prompt, responses, asked)
+                yield from frames(studio.engine, controls.request(values))
 
         def example(index: int) -> list[Any]:
             chosen = studio.examples[int(index)]
@@ -158,11 +156,10 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
             shown = [gr.Textbox(visible=i < count) for i in range(MAX_RESPONSES)]
             return [count, *shown]
 
-        quiet = {"show_progress": "hidden", "api_visibility": "private"}
         everything = {
-            "inputs": [*settings, *texts],
+            "inputs": controls.inputs,
             "outputs": frame,
-            **quiet,
+            **QUIET,
             **ENGINE,
         }
 
@@ -170,7 +167,7 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
         lam.release(at_lam, trigger_mode="always_last", **everything)
         shown = [] if public else [model.family, model.in_8bit]
         arrived = page.load(
-            arrive, None, [header, footer, chips, *settings, *texts, *shown], **quiet
+            arrive, None, [header, footer, chips, *controls.inputs, *shown], **QUIET
         )
         runs = [
             method.input(whole, **everything),
@@ -179,18 +176,18 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
         ]
         for slider in sliders:
             runs.append(slider.release(whole, trigger_mode="always_last", **everything))
-        chosen = chips.input(example, chips, [*settings, *texts], **quiet)
+        chosen = chips.input(example, chips, controls.inputs, **QUIET)
         runs.append(chosen.then(whole, **everything))
-        returned = reset.click(example, chips, [*settings, *texts], **quiet)
+        returned = reset.click(example, chips, controls.inputs, **QUIET)
         runs.append(returned.then(whole, **everything))
         frame.change(None, [frame], None, js=SHOW)
         for button, by in ((more, 1), (fewer, -1)):
             button.click(
-                lambda count, by=by: resize(count, by), count, [count, *boxes], **quiet
+                lambda count, by=by: resize(count, by), count, [count, *boxes], **QUIET
             )
         stop.click(None, None, None, cancels=runs, js="() => dogerm.stop()")
         if not public:
-            _model_events(studio, model, quiet)
+            _model_events(studio, model)
         endpoints(studio)
     return page
 
@@ -253,7 +250,7 @@ def _model_panel(studio: Studio) -> _Model:
     return _Model(family, dtype, in_8bit, device, plan, apply)
 
 
-def _model_events(studio: Studio, model: _Model, quiet: dict[str, Any]) -> None:
+def _model_events(studio: Studio, model: _Model) -> None:
     def preview(*choice: Any) -> str:
         with errors_for_people():
             return studio.preview(*choice)
@@ -263,7 +260,7 @@ def _model_events(studio: Studio, model: _Model, quiet: dict[str, Any]) -> None:
             studio.load(*choice)
 
     for widget in model.choice:
-        widget.input(preview, model.choice, model.plan, **quiet)
+        widget.input(preview, model.choice, model.plan, **QUIET)
     loaded = model.apply.click(
         load,
         model.choice,
@@ -274,13 +271,6 @@ def _model_events(studio: Studio, model: _Model, quiet: dict[str, Any]) -> None:
     )
     # The page is made for the families' own domains and examples: fetch it anew.
     loaded.success(None, None, None, js="() => location.reload()")
-
-
-def _request(rest: tuple[Any, ...], domains: int) -> tuple[Any, str, list[str]]:
-    """(shares, instruction, shown responses) from an event's inputs after λ."""
-    shares, (prompt, count, *boxes) = rest[:domains], rest[domains:]
-    # A box that was never shown arrives as None.
-    return shares, prompt or "", [text or "" for text in boxes[: int(count)]]
 
 
 def _filled(responses: tuple[str, ...]) -> list[str]:

@@ -17,14 +17,18 @@ import gradio as gr
 from dogerm import charts
 from dogerm.engine import Engine
 from dogerm.errors import DogermError, InputError
-from dogerm.recipe import Recipe
 from dogerm.scoring import rewards, tokenise
 from dogerm.sweep import Curve, curve, grow
+from dogerm.ui.controls import Request
 from dogerm.ui.studio import Studio
 
 MAX_RESPONSES = 8
 MAX_CHARACTERS = 200_000  # of one visitor's text; the model's own limit is far below
 SECONDS_BETWEEN_FRAMES = 0.25  # a growing curve is drawn no faster than this
+# Every event that reaches the engine waits in one line.
+ENGINE: Mapping[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
+# Events that are the page's own business.
+QUIET: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 @contextmanager
@@ -37,26 +41,24 @@ def errors_for_people() -> Iterator[None]:
         raise gr.Error(html.escape(sentence), print_exception=False) from None
 
 
-def frames(
-    engine: Engine, prompt: str, responses: Sequence[str], recipe: Recipe
-) -> Iterator[dict[str, Any]]:
+def frames(engine: Engine, asked: Request) -> Iterator[dict[str, Any]]:
     """What the page shows: first the exact rewards at the recipe, then a growing curve."""
-    frame = compare(engine, prompt, responses, recipe)
+    frame = compare(engine, asked)
     yield frame
+    recipe = asked.recipe
     drawn = time.monotonic()
-    for found in grow(engine, prompt, responses, recipe):
+    for found in grow(engine, asked.prompt, asked.responses, recipe):
         done = found.lams[-1] == 1
         if done or time.monotonic() - drawn > SECONDS_BETWEEN_FRAMES:
             drawn = time.monotonic()
             yield frame | {"done": done} | curve_parts(found, recipe.lam)
 
 
-def compare(
-    engine: Engine, prompt: str, responses: Sequence[str], recipe: Recipe
-) -> dict[str, Any]:
+def compare(engine: Engine, asked: Request) -> dict[str, Any]:
     """Rewards of the plain reward model and of the recipe, exact, with what names them."""
-    check_responses(responses)
-    tokens = tokenise(engine, prompt, responses)
+    check_responses(asked.responses)
+    recipe = asked.recipe
+    tokens = tokenise(engine, asked.prompt, asked.responses)
     base = rewards(engine, recipe.with_lam(0), [tokens])[0]
     merged = rewards(engine, recipe, [tokens])[0] if recipe.lam else base
     return {
@@ -65,10 +67,10 @@ def compare(
         "merged": merged,
         "coefficients": recipe.coefficients,
         "formula": recipe.formula,
-        "prompt": prompt,
+        "prompt": asked.prompt,
         "shares": dict(recipe.shares),
         "method": recipe.method,
-        "texts": list(responses),
+        "texts": asked.responses,
         "done": False,
     }
 
@@ -109,7 +111,7 @@ def endpoints(studio: Studio) -> None:
         """Rewards of each response from the plain reward model and from DogeRM at λ."""
         with errors_for_people():
             recipe = studio.family.recipe(lam, _shares(shares), method)
-            frame = compare(studio.engine, instruction, responses, recipe)
+            frame = compare(studio.engine, Request(recipe, instruction, responses))
             return {
                 "base": frame["base"],
                 "merged": frame["merged"],
@@ -134,10 +136,6 @@ def endpoints(studio: Studio) -> None:
 
     gr.api(score, api_name="score", **ENGINE)
     gr.api(curve_, api_name="curve", **ENGINE)
-
-
-# Every event that reaches the engine waits in one line.
-ENGINE: Mapping[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
 
 
 def _shares(shares: Mapping[str, float] | None) -> Mapping[str, float] | None:

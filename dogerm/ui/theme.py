@@ -6,11 +6,19 @@ import gradio as gr
 
 _HERE = Path(__file__).parent
 
-CSS = (_HERE / "page.css").read_text(encoding="utf-8")
+
+def _all(first: str) -> str:
+    """The page's own file, then each panel's."""
+    own = _HERE / first
+    panels = [path for path in sorted(_HERE.glob(f"*{own.suffix}")) if path != own]
+    return "\n".join(path.read_text(encoding="utf-8") for path in (own, *panels))
+
+
+CSS = _all("page.css")
 # Gradio scopes CSS to its container, so the root's size is set in the head: larger
 # type where a page is looked at from afar.
 _ROOT = "<style>@media (min-width: 1800px) { html { font-size: 18.5px; } }</style>"
-HEAD = f"{_ROOT}<script>{(_HERE / 'page.js').read_text(encoding='utf-8')}</script>"
+HEAD = f"{_ROOT}<script>{_all('page.js')}</script>"
 
 
 def theme() -> gr.themes.Base:

@@ -1,0 +1,61 @@
+"""What a visitor has set: the widgets that every event sends along, and the request they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from dogerm.recipe import Recipe
+from dogerm.ui.studio import Studio
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of the engine, whole: no visitor's state is kept on the server."""
+
+    recipe: Recipe
+    prompt: str
+    responses: list[str]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The widgets of the playground. A panel reads them, and may set them.
+
+    Args:
+        count: how many of the response boxes are shown.
+        shares: a slider per domain; those beyond the family's domains are hidden.
+    """
+
+    studio: Studio
+    lam: gr.Slider
+    method: gr.Dropdown
+    shares: Sequence[gr.Slider]
+    instruction: gr.Textbox
+    count: gr.State
+    boxes: Sequence[gr.Textbox]
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        """What an event takes as inputs, for `request` to read."""
+        settings = [self.lam, self.method, *self.shares]
+        return [*settings, self.instruction, self.count, *self.boxes]
+
+    def request(self, values: Sequence[Any]) -> Request:
+        """The request that the values of `inputs` stand for.
+
+        Raises:
+            RecipeError: they name no recipe of the live family.
+        """
+        lam, method, *rest = values
+        shares, rest = rest[: len(self.shares)], rest[len(self.shares) :]
+        prompt, count, *texts = rest
+        family = self.studio.family
+        recipe = family.recipe(lam, dict(zip(family.lms, shares)), method)
+        # A box that was never shown arrives as None.
+        return Request(
+            recipe, prompt or "", [text or "" for text in texts[: int(count)]]
+        )
