@@ -1,7 +1,9 @@
-"""Rows of a JSON Lines file: prompts with responses, or preference pairs; slips named by line."""
+"""Rows of a file: prompts with responses, or preference pairs; slips named by line."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,8 @@ from dogerm.scoring import (
     tokenise,
 )
 
+_MARK = b"\xef\xbb\xbf"  # a byte order mark, from some editors
+
 
 @dataclass(frozen=True)
 class Row:
@@ -32,6 +36,8 @@ class Row:
         prompt: an instruction, or chat messages.
         responses: at least two; of a pair, the chosen one first.
         is_pair: whether the first response is known to be better than the second.
+        id: unique among a benchmark's rows; empty elsewhere.
+        may_be_empty: whether an empty response is scored rather than refused.
     """
 
     where: str
@@ -39,6 +45,8 @@ class Row:
     prompt: Prompt
     responses: tuple[str, ...]
     is_pair: bool
+    id: str = ""
+    may_be_empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,22 +84,65 @@ class Tokenised:
 
 
 def read_rows(source: str | Path) -> list[Row]:
-    """The rows of a file, or of standard input for "-". Blank lines are passed over.
+    """The rows of a file, or of standard input for "-".
 
     Raises:
-        InputError: the file cannot be read or holds no row; or a line is not
-            `{"prompt", "responses"}` or `{"prompt", "chosen", "rejected"}` with text in
-            all of them. Names the line by its number.
+        InputError: as `read_objects`; or a row is not `{"prompt", "responses"}` or
+            `{"prompt", "chosen", "rejected"}` with text in all of them. Names its line.
+    """
+    return [row_of(data, where) for where, data in read_objects(source)]
+
+
+def read_objects(source: str | Path) -> list[tuple[str, dict[str, Any]]]:
+    """The objects of a JSON Lines, CSV or Parquet file, each with where it stands.
+
+    The name's ending says which: .csv, .parquet, and JSON Lines for anything else,
+    standard input ("-") among it. Blank lines are passed over.
+
+    Raises:
+        InputError: the file cannot be read, holds nothing or is not of its kind.
     """
     name = "standard input" if str(source) == "-" else Path(source).name
-    rows = [
-        _row(line, f"line {number} of {name}")
-        for number, line in enumerate(_bytes(source).split(b"\n"), start=1)
-        if line.strip()
-    ]
-    if not rows:
+    kind = Path(name).suffix.lower()
+    data = _bytes(source)
+    if kind == ".parquet":
+        found = _parquet(data, name)
+    elif kind == ".csv":
+        found = _csv(data.removeprefix(_MARK), name)
+    else:
+        found = [
+            (where := f"line {number} of {name}", _object(line, where))
+            for number, line in enumerate(data.removeprefix(_MARK).split(b"\n"), 1)
+            if line.strip()
+        ]
+    if not found:
         raise InputError(f"{name} has no rows. Each line should be a JSON object.")
-    return rows
+    return found
+
+
+def row_of(
+    data: Mapping[str, Any], where: str, id: str = "", may_be_empty: bool = False
+) -> Row:
+    """The row that an object with `prompt` and `responses`, or a pair, stands for.
+
+    Raises:
+        InputError: it is neither; names `where` it stands.
+    """
+    if "prompt" not in data:
+        raise InputError(f"{where}: prompt is missing{_had(data)}.")
+    is_pair = "chosen" in data or "rejected" in data
+    if is_pair and "responses" in data:
+        raise InputError(
+            f"{where}: there are responses and chosen or rejected as well. "
+            "Keep one or the other."
+        )
+    try:
+        chat_messages(data["prompt"])
+        of = _pair if is_pair else _responses
+        responses = of(data, may_be_empty)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return Row(where, data, data["prompt"], responses, is_pair, id, may_be_empty)
 
 
 def tokenise_rows(
@@ -106,7 +157,9 @@ def tokenise_rows(
     skipped: dict[int, str] = {}
     for index, row in enumerate(rows):
         try:
-            items.append(tokenise(engine, row.prompt, row.responses, too_long))
+            items.append(
+                tokenise(engine, row.prompt, row.responses, too_long, row.may_be_empty)
+            )
         except TooLong as error:
             if too_long == "error":
                 remedy = "Or pass --too-long skip or --too-long cut."
@@ -128,25 +181,50 @@ def _bytes(source: str | Path) -> bytes:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise InputError(f"{source} cannot be read: {reason}.") from None
-    return data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, from some editors
+    return data
 
 
-def _row(line: bytes, where: str) -> Row:
-    data = _object(line, where)
-    if "prompt" not in data:
-        raise InputError(f"{where}: prompt is missing{_had(data)}.")
-    is_pair = "chosen" in data or "rejected" in data
-    if is_pair and "responses" in data:
-        raise InputError(
-            f"{where}: there are responses and chosen or rejected as well. "
-            "Keep one or the other."
-        )
+def _csv(data: bytes, name: str) -> list[tuple[str, dict[str, Any]]]:
     try:
-        chat_messages(data["prompt"])
-        responses = _pair(data) if is_pair else _responses(data)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-    return Row(where, data, data["prompt"], responses, is_pair)
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"line {line} of {name} is not valid UTF-8. Save the file as UTF-8."
+        ) from None
+    found = []
+    try:
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        begin = 2  # line 1 holds the names of the columns
+        for fields in table:
+            where = f"line {begin} of {name}"
+            begin = table.line_num + 1
+            if None in fields or None in fields.values():
+                columns = ", ".join(table.fieldnames)
+                raise InputError(
+                    f"{where}: the number of fields differs from that of the columns "
+                    f"({columns}). Put quotes around a text with commas or line ends."
+                )
+            found.append((where, fields))
+    except csv.Error as error:
+        raise InputError(f"{name} is not valid CSV: {error}.") from None
+    return found
+
+
+def _parquet(data: bytes, name: str) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(
+            f"{name} is a Parquet file, which takes pyarrow to read: pip install "
+            "pyarrow. Or save the rows as JSON Lines."
+        ) from None
+    try:
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{name} is not a Parquet file: {error}.") from None
+    return [(f"row {number} of {name}", row) for number, row in enumerate(table, 1)]
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
@@ -184,22 +262,22 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number that JSON knows")
 
 
-def _pair(data: Mapping[str, Any]) -> tuple[str, ...]:
+def _pair(data: Mapping[str, Any], may_be_empty: bool) -> tuple[str, ...]:
     for key in ("chosen", "rejected"):
         if key not in data:
             raise InputError(f"{key} is missing{_had(data)}.")
-        check_text(data[key], key)
+        check_text(data[key], key, may_be_empty)
     return data["chosen"], data["rejected"]
 
 
-def _responses(data: Mapping[str, Any]) -> tuple[str, ...]:
+def _responses(data: Mapping[str, Any], may_be_empty: bool) -> tuple[str, ...]:
     if "responses" not in data:
         raise InputError(f"responses, or chosen and rejected, are missing{_had(data)}.")
     responses = data["responses"]
     if not isinstance(responses, list):
         raise InputError(f"responses must be a list of texts, got {responses!r:.80}.")
     for index, response in enumerate(responses):
-        check_text(response, f"response {letter(index)}")
+        check_text(response, f"response {letter(index)}", may_be_empty)
     if len(responses) < 2:
         raise InputError(
             f"a comparison needs two responses, got {len(responses)}. "

@@ -51,8 +51,12 @@ def tokenise(
     prompt: Prompt,
     responses: Sequence[str],
     too_long: WhenTooLong = "error",
+    may_be_empty: bool = False,
 ) -> Tokens:
     """Token ids of prompt + each response, in the family's chat template.
+
+    Args:
+        may_be_empty: score a response with nothing in it, as some benchmarks hold.
 
     Raises:
         InputError: an empty prompt or response, or text that is not valid Unicode.
@@ -67,7 +71,7 @@ def tokenise(
     limit = engine.max_tokens
     for index, response in enumerate(responses):
         who = f"response {letter(index)}"
-        check_text(response, who)
+        check_text(response, who, may_be_empty)
         turn = {"role": "assistant", "content": response}
         ids = _encode(engine, [*messages, turn])
         if len(ids) > limit and too_long != "cut":
@@ -163,11 +167,11 @@ def score(
     return rewards(engine, recipe, items)
 
 
-def check_text(text: str, who: str) -> None:
+def check_text(text: str, who: str, may_be_empty: bool = False) -> None:
     """InputError, which calls the text `who`, unless it is text with something in it."""
     if not isinstance(text, str):
         raise InputError(f"{who} must be text, got {text!r:.80}.")
-    if not text.strip():
+    if not may_be_empty and not text.strip():
         raise InputError(f"{who} is empty. Write something in it.")
     try:
         text.encode("utf-8")
