@@ -212,14 +212,9 @@ def _csv(data: bytes, name: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _parquet(data: bytes, name: str) -> list[tuple[str, dict[str, Any]]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise InputError(
-            f"{name} is a Parquet file, which takes pyarrow to read: pip install "
-            "pyarrow. Or save the rows as JSON Lines."
-        ) from None
+    import pyarrow
+    import pyarrow.parquet
+
     try:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:

@@ -1,5 +1,7 @@
 """Rows from CSV and Parquet say the same as from JSON Lines."""
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from dogerm.errors import InputError
@@ -41,10 +43,8 @@ def test_a_bad_csv_names_its_line(tmp_path, text, says):
 
 
 def test_parquet_reads_as_the_same_pairs_and_rubbish_is_named(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "pairs.parquet"
-    parquet.write_table(pyarrow.Table.from_pylist([PAIR]), path)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([PAIR]), path)
     (row,) = read_rows(path)
     assert row.data == PAIR and row.where == "row 1 of pairs.parquet"
     path.write_bytes(b"rubbish")

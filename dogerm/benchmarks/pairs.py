@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from dogerm.benchmarks.data import (
+    Dataset,
+    Rewards,
+    Settings,
+    gathered,
+    objects,
+    own_id,
+)
 from dogerm.benchmarks.report import Measured, Metric, Report, settings
 from dogerm.engine import Engine
 from dogerm.provenance import described
 from dogerm.recipe import Recipe
-from dogerm.rows import Row, Tokenised
+from dogerm.rows import Row, Tokenised, row_of
 
-Rewards = Sequence[Sequence[float] | None]  # a row each; None for one that was skipped
+
+def read(own: Settings) -> Dataset:
+    """The rows of anyone's file: `prompt` with chosen and rejected, or with `responses`.
+
+    Raises:
+        InputError: no file was named; a row is neither of the two, or its id comes twice.
+    """
+    found, source = objects(own, None)
+    return gathered(found, _row, own, source)
 
 
 def report(
@@ -56,3 +73,15 @@ def metrics(rows: Sequence[Row], rewards: Rewards) -> dict[str, Metric]:
 def best(report: Report) -> Measured:
     """The recipe with the highest overall accuracy on these pairs; the smallest λ of equals."""
     return max(report.recipes, key=lambda point: point.metrics["Overall"].accuracy or 0)
+
+
+def outcomes(rows: Sequence[Row], rewards: Rewards) -> list[float | None]:
+    """1 where chosen is strictly above rejected, else 0; None where nothing was judged."""
+    return [
+        float(own[0] > own[1]) if own is not None and row.is_pair else None
+        for row, own in zip(rows, rewards, strict=True)
+    ]
+
+
+def _row(data: Mapping[str, Any], where: str, place: int) -> Row:
+    return row_of(data, where, own_id(data, place))

@@ -1,0 +1,70 @@
+"""The benchmarks: how each reads its rows and what it makes of their rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dogerm.benchmarks import autoj, pairs
+from dogerm.benchmarks.data import Dataset, Rewards, Settings
+from dogerm.benchmarks.report import Metric
+from dogerm.rows import Row
+
+Published = Mapping[str, Mapping[str, float]]  # model of the paper -> GROUP -> percent
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark. Rewards in, numbers out: everything but `read` is pure.
+
+    Args:
+        name: as on the command line.
+        summary: a line of help.
+        read: its rows, checked one by one.
+        metrics: one recipe's metrics by GROUP, in the order they are shown.
+        outcomes: per row 1 (right) to 0 (wrong), None where nothing was judged: what
+            paired tests, flips and the choice of λ look at.
+        rules: by preset and by subject, what the numbers follow: recorded with them.
+        published: numbers to print beside, by model of the paper.
+    """
+
+    name: str
+    summary: str
+    read: Callable[[Settings], Dataset]
+    metrics: Callable[[Sequence[Row], Rewards, Settings], dict[str, Metric]]
+    outcomes: Callable[[Sequence[Row], Rewards, Settings], list[float | None]]
+    rules: Mapping[str, Mapping[str, str]]
+    published: Published = field(default_factory=dict)
+
+
+_STRICT = "chosen strictly above rejected; a tie is no win"
+
+# The paper's code truncates Auto-J on the right, and so may cut off the end of a long
+# answer where the reward is read.
+_PAIRS = {
+    "paper": {"win": _STRICT, "too long": "2048 tokens; see --too-long"},
+    "corrected": {"win": _STRICT, "too long": "2048 tokens; see --too-long"},
+}
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            "pairs",
+            "Preference pairs of your own (JSON Lines, CSV or Parquet).",
+            pairs.read,
+            lambda rows, rewards, _: pairs.metrics(rows, rewards),
+            lambda rows, rewards, _: pairs.outcomes(rows, rewards),
+            _PAIRS,
+        ),
+        Benchmark(
+            "autoj",
+            "Auto-J's pairwise test set: Math, Code, Others.",
+            autoj.read,
+            autoj.metrics,
+            lambda rows, rewards, _: pairs.outcomes(rows, rewards),
+            _PAIRS,
+            autoj.PUBLISHED,
+        ),
+    )
+}
