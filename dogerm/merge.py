@@ -68,13 +68,37 @@ def _mix(parts: Sequence[Tensor], shares: Sequence[float], out: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Option:
-    """A setting of a method: a number from low (not itself, if `above`) to high."""
+    """A setting of a method: a number from low (not itself, if `above`) to high.
+
+    Args:
+        usual: the part of the range that sliders cover and searches try, where that is not
+            all of it; None: all. By orders of magnitude when it spans several.
+        searched: whether a search may choose it. Not so for a seed: the luckiest of many
+            says nothing about the next pairs.
+    """
 
     default: float
     low: float
     high: float
     meaning: str
     above: bool = False
+    usual: tuple[float, float] | None = None
+    searched: bool = True
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The usual range, or all of it."""
+        return self.usual or (self.low, self.high)
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether its orders of magnitude matter rather than its values."""
+        low, high = self.span
+        return low > 0 and high / low > 100
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.default, int)
 
     def checked(self, name: str, value: object) -> float:
         """The value as a number of the default's type; RecipeError when it cannot be meant."""
@@ -90,7 +114,7 @@ class Option:
         return result
 
     def _wanted(self, name: str) -> str:
-        kind = "a whole number" if isinstance(self.default, int) else "a number"
+        kind = "a whole number" if self.whole else "a number"
         low = f"above {self.low:g}" if self.above else f"from {self.low:g}"
         return f"{name} ({self.meaning}) must be {kind} {low} to {self.high:g}"
 
@@ -117,18 +141,23 @@ class Method:
     elementwise: bool = False
 
 
-_DENSITY = Option(0.5, 0, 1, "the part of entries that is kept", above=True)
-_SEED = Option(0, 0, 2**31 - 1, "of the random numbers")
+_KEPT = "the part of entries that is kept"
+_DENSITY = Option(0.5, 0, 1, _KEPT, above=True, usual=(0.05, 1))
+_SEED = Option(0, 0, 2**31 - 1, "of the random numbers", searched=False)
 _EPSILON = Option(0.15, 0, 0.5, "how far keeping depends on size")
-_GAMMA = Option(0.01, 0, 0.5, "the part of largest entries that is dropped")
+_GAMMA = Option(
+    0.01, 0, 0.5, "the part of largest entries that is dropped", usual=(0, 0.2)
+)
 _RANDOM = {"density": _DENSITY, "seed": _SEED}
 _DELLA = {"density": _DENSITY, "epsilon": _EPSILON, "seed": _SEED}
 _CRUMBS = {
-    "density": Option(0.9, 0, 1, "the part of entries that is kept", above=True),
+    "density": Option(0.9, 0, 1, _KEPT, above=True, usual=(0.05, 1)),
     "gamma": _GAMMA,
 }
 _ROWS = Option(0, 0, 1, "1 for an arc of each row, 0 for one of the whole")
-_NEAR = Option(1e-3, 0, 1e3, "differences up to this are followed whole")
+_NEAR = Option(
+    1e-3, 0, 1e3, "differences up to this are followed whole", usual=(1e-5, 1)
+)
 
 
 def _from_parent(
@@ -191,7 +220,11 @@ METHODS: Mapping[str, Method] = {
         "(1-λ)·RM + λ·(parent + select, weigh, erase(τ))",
         "arXiv:2408.07990",
         methods.sce,
-        {"density": Option(1.0, 0, 1, "the part of entries selected", above=True)},
+        {
+            "density": Option(
+                1.0, 0, 1, "the part of entries selected", above=True, usual=(0.05, 1)
+            )
+        },
     ),
     "model_stock": _from_parent(
         "(1-λ)·RM + λ·(t·mean + (1-t)·parent)", "arXiv:2403.19522", methods.model_stock

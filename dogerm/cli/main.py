@@ -1,8 +1,9 @@
-"""The commands on models: demo, score, sweep, merge, inspect, speed."""
+"""The commands on models: demo, score, sweep, suggest, merge, inspect, speed."""
 
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,7 @@ from dogerm.cli.terminal import (
     output,
     print_inspection,
     print_speed,
+    print_suggestion,
     progress,
     quieten,
     say,
@@ -169,6 +171,75 @@ def sweep(
     if report.recipes[0].metrics["Overall"].n:
         for point in dict.fromkeys((report.recipes[0], pairs.best(report))):
             say(f"λ = {point.recipe.lam:g}: {point.metrics['Overall']}")
+
+
+@app.command()
+def suggest(
+    validation: Annotated[
+        str, typer.Argument(metavar="VALID.jsonl", help="Pairs to choose on.")
+    ],
+    test: Annotated[
+        str, typer.Argument(metavar="TEST.jsonl", help="Other pairs, to judge on.")
+    ],
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    load_in_8bit: In8bit = False,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help="A method to choose from; once for each.",
+            show_default="linear, slerp, nearswap",
+        ),
+    ] = None,
+    parent: Parent = None,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Recipes to try beside plain linear's 21 λs.")
+    ] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same search.")] = 0,
+    too_long: TooLong = "error",
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE.json", help="Also everything as JSON.")
+    ] = None,
+) -> None:
+    """λ, mix, method and its options, chosen on one file of pairs and judged on another.
+
+    The suggestion is compared with plain linear at its own best λ, chosen on the same
+    pairs, by a paired test on the held-out ones.
+    """
+    from dogerm.merge import METHODS, check_method
+    from dogerm.rows import read_rows, tokenise_rows
+    from dogerm.suggest import TRIED, check_pairs
+    from dogerm.suggest import suggest as search
+    from dogerm.sweep import GRID
+
+    models = family_of(family, rm, lm, parent)
+    methods = tuple(dict.fromkeys(method or TRIED))
+    for name in methods:
+        check_method(models.recipe(0, method=name), parent=models.parent is not None)
+    files = [read_rows(validation), read_rows(test)]
+    check_pairs(*files)
+    with output(out) if out else nullcontext() as file:
+        neediest = max(methods, key=lambda name: METHODS[name].needs_parent)
+        engine = engine_of(models, device, dtype, load_in_8bit, neediest)
+        choosing, judging = (tokenise_rows(engine, rows, too_long) for rows in files)
+        with progress("Searching", len(GRID) + trials) as advance:
+            found = search(
+                engine,
+                choosing,
+                judging,
+                methods,
+                trials,
+                seed,
+                on_trial=lambda judged: advance(1),
+            )
+        if file:
+            json.dump(found.to_json(), file, ensure_ascii=False, indent=1)
+            file.write("\n")
+    print_suggestion(found)
 
 
 @app.command()

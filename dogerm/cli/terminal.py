@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dogerm.inspection import Inspection
+    from dogerm.recipe import Recipe
     from dogerm.rows import Tokenised
     from dogerm.speed import Speed
+    from dogerm.suggest import Suggestion
 
 
 class Commands(TyperGroup):
@@ -198,6 +200,48 @@ def print_speed(found: Speed) -> None:
         f"{machine['threads']} threads, load {machine['load']}, "
         f"torch {machine['versions']['torch']}. Medians after a warm-up."
     )
+
+
+def print_suggestion(found: Suggestion) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    counts = found.settings
+    table = Table(
+        "accuracy",
+        f"{counts['validation_pairs']:,} validation pairs, chosen on these",
+        f"{counts['test_pairs']:,} held-out pairs",
+    )
+    names = {
+        "base": "base RM",
+        "linear": f"plain linear, λ = {found.linear.lam:g}",
+        "suggested": "suggested",
+    }
+    for key, name in names.items():
+        cells = [str(found.validation[key]), str(found.test[key])]
+        table.add_row(name, *(cell.rsplit(" (n", 1)[0] for cell in cells))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"Suggested: {_options(found.recipe)}")
+    console.print(table, markup=False)
+    console.print(found.verdict, markup=False)
+    console.print(f"Against the base RM, held out: {found.against_base}.", markup=False)
+    if found.shared_prompts:
+        console.print(
+            f"{found.shared_prompts} held-out pairs share their prompt with a validation pair."
+        )
+    if counts["skipped"] or counts["cut"]:
+        console.print(
+            f"Too long: {counts['skipped']} pairs skipped, {counts['cut']} conversations cut."
+        )
+
+
+def _options(recipe: Recipe) -> str:
+    """A recipe as one writes it on the command line."""
+    shares = "".join(
+        f" --share {name}={share:g}" for name, share in recipe.shares.items()
+    )
+    own = "".join(f" --set {name}={value:g}" for name, value in recipe.options.items())
+    return f"--lam {recipe.lam:g}{shares} --method {recipe.method}{own}"
 
 
 def _count(number: int | None) -> str:
