@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dogerm.benchmarks.paired import Paired
-from dogerm.benchmarks.report import Metric, described, settings, versions
+from dogerm.benchmarks.report import Metric, settings
 from dogerm.engine import PARENT, Engine
 from dogerm.errors import InputError, RecipeError
 from dogerm.merge import METHODS, check_method
+from dogerm.provenance import described
 from dogerm.recipe import Recipe
 from dogerm.rows import Row, Tokenised
 from dogerm.scoring import chat_messages, rewards
@@ -378,7 +379,6 @@ def _described(
         "linear_lams": list(GRID),
         "optimiser": f"Optuna {_optuna()}, TPE",
         **own,
-        "versions": versions(),
         "validation_pairs": len(validation.scored),
         "test_pairs": len(test.scored),
         "skipped": len(validation.skipped) + len(test.skipped),
