@@ -53,6 +53,19 @@ PUBLISHED = {
     "Mistral RM + MAmmoTH2-Plus": {"Code": 88.1, "Math": 90.6},
 }
 
+_RULES = {
+    "win": "preferred strictly above the other; a tie is no win",
+    "label 2": "left out and counted",
+    "empty response": "scored",
+}
+RULES = {
+    # Its tokenizer was asked to truncate with no side named, so it cut the end of a
+    # long answer, where the reward is read.
+    "paper": _RULES
+    | {"too long": "the reference cuts the end; --too-long cut, the beginning"},
+    "corrected": _RULES | {"too long": "cut at the beginning, or skipped"},
+}
+
 
 def read(settings: Settings) -> Dataset:
     """The pairs of `testdata_pairwise.jsonl`, the preferred response first; ties left out.

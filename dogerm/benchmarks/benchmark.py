@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dogerm.benchmarks import autoj, pairs
+from dogerm.benchmarks import autoj, pairs, rewardbench
 from dogerm.benchmarks.data import Dataset, Rewards, Settings
 from dogerm.benchmarks.report import Metric
 from dogerm.rows import Row
@@ -37,14 +37,8 @@ class Benchmark:
     published: Published = field(default_factory=dict)
 
 
-_STRICT = "chosen strictly above rejected; a tie is no win"
-
-# The paper's code truncates Auto-J on the right, and so may cut off the end of a long
-# answer where the reward is read.
-_PAIRS = {
-    "paper": {"win": _STRICT, "too long": "2048 tokens; see --too-long"},
-    "corrected": {"win": _STRICT, "too long": "2048 tokens; see --too-long"},
-}
+_BOTH = ("paper", "corrected")
+_PAIRS = {"win": "chosen strictly above rejected; a tie is no win"}
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -55,7 +49,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             pairs.read,
             lambda rows, rewards, _: pairs.metrics(rows, rewards),
             lambda rows, rewards, _: pairs.outcomes(rows, rewards),
-            _PAIRS,
+            dict.fromkeys(_BOTH, _PAIRS),
         ),
         Benchmark(
             "autoj",
@@ -63,8 +57,17 @@ BENCHMARKS: dict[str, Benchmark] = {
             autoj.read,
             autoj.metrics,
             lambda rows, rewards, _: pairs.outcomes(rows, rewards),
-            _PAIRS,
+            autoj.RULES,
             autoj.PUBLISHED,
+        ),
+        Benchmark(
+            "rewardbench",
+            "RewardBench: 23 subsets, sections, Reasoning as Code and Math.",
+            rewardbench.read,
+            rewardbench.metrics,
+            lambda rows, rewards, _: pairs.outcomes(rows, rewards),
+            rewardbench.RULES,
+            rewardbench.PUBLISHED,
         ),
     )
 }

@@ -25,7 +25,8 @@ class Settings:
         preset: "paper" does as the reference implementation, quirks included;
             "corrected" does what it meant. `Benchmark.rules` says how they differ.
         bad_rows: "stop" at a row that cannot be used, or "skip" and report it.
-        swap_xstest: RewardBench with the two XSTest weights swapped, as in DogeRM's copy.
+        xstest: whose weights RewardBench's two XSTest subsets have: upstream's, or those
+            of DogeRM's copy, which swaps them; None: "dogerm" in the preset "paper".
         ns: sizes of best-of-N, ascending; the last is the whole.
         allow_code_execution: run the candidates' programs (in a sandbox).
         workers: programs run at a time; None: one per core.
@@ -37,7 +38,7 @@ class Settings:
     revision: str | None = None
     preset: Literal["paper", "corrected"] = "paper"
     bad_rows: Literal["stop", "skip"] = "stop"
-    swap_xstest: bool = False
+    xstest: Literal["upstream", "dogerm"] | None = None
     ns: tuple[int, ...] = (1, 2, 4, 8, 16)
     allow_code_execution: bool = False
     workers: int | None = None
@@ -59,9 +60,14 @@ class Settings:
                 f"the validation share must be from 0 to below 1, got {self.validation}."
             )
 
+    @property
+    def xstest_weights(self) -> str:
+        """Whose weights the XSTest subsets have."""
+        return self.xstest or ("dogerm" if self.preset == "paper" else "upstream")
+
     def to_json(self) -> dict[str, Any]:
         """What the numbers depend on: where files lie on this machine is no part of it."""
-        data = asdict(self) | {"ns": list(self.ns)}
+        data = asdict(self) | {"ns": list(self.ns), "xstest": self.xstest_weights}
         for key in ("data", "revision", "workers"):
             del data[key]
         return data

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.stats import binomtest
+from scipy.stats import norm
 
 from dogerm.engine import Engine
 from dogerm.provenance import versions
 from dogerm.recipe import Recipe
 from dogerm.rows import Tokenised
+
+_Z = float(norm.ppf(0.975))
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Metric:
         accuracy: None when n is 0: not measured.
         n: how many were judged.
         ties: how many of them had equal rewards; a tie is no win.
-        low, high: Wilson's interval; 0 to 1 when n is 0.
+        low, high: 0 to 1 when n is 0.
+        interval: how low and high were found.
     """
 
     accuracy: float | None
@@ -30,13 +34,42 @@ class Metric:
     ties: int
     low: float
     high: float
+    interval: str = "Wilson"
 
     @classmethod
-    def of(cls, wins: int, ties: int, n: int) -> Metric:
+    def of(cls, wins: float, ties: int, n: int) -> Metric:
+        """wins of n. They may be a sum of fractions (a shared first place, a random
+        pick): the interval is then wider than it need be, never narrower.
+        """
         if n == 0:
             return cls(None, 0, 0, 0.0, 1.0)
-        interval = binomtest(wins, n).proportion_ci(method="wilson")
-        return cls(wins / n, n, ties, float(interval.low), float(interval.high))
+        share = wins / n
+        centre = share + _Z**2 / (2 * n)
+        spread = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+        low, high = ((centre + sign * spread) / (1 + _Z**2 / n) for sign in (-1, 1))
+        return cls(
+            share, n, ties, max(0.0, min(low, share)), min(1.0, max(high, share))
+        )
+
+    @classmethod
+    def combined(cls, parts: Sequence[tuple[float, Metric]]) -> Metric:
+        """The mean of independent metrics with these weights; those not measured drop out.
+
+        The interval combines theirs by the squares of their arms (MOVER, Zou and
+        Donner 2008); with one part it is that part's.
+        """
+        parts = [(weight, m) for weight, m in parts if m.accuracy is not None]
+        total = sum(weight for weight, _ in parts)
+        if not total:
+            return cls.of(0, 0, 0)
+        mean = sum(weight * m.accuracy for weight, m in parts) / total
+        arms = [
+            math.hypot(*(weight * arm(m) / total for weight, m in parts))
+            for arm in (lambda m: m.accuracy - m.low, lambda m: m.high - m.accuracy)
+        ]
+        n, ties = (sum(getattr(m, key) for _, m in parts) for key in ("n", "ties"))
+        low, high = max(0.0, mean - arms[0]), min(1.0, mean + arms[1])
+        return cls(mean, n, ties, low, high, "MOVER of its parts")
 
     @classmethod
     def of_margins(cls, margins: Sequence[float]) -> Metric:
