@@ -391,9 +391,26 @@ class Engine:
                 ids = batch.responses[part, : int(lengths.max())]
                 hidden = self._read_responses(ids, lengths, owners, seen, cache)
                 last[part.to(self.device)] = hidden.float()
+        return self._rewards(last)
+
+    @torch.inference_mode()
+    def along(self, ids: Sequence[int]) -> Tensor:
+        """The reward as it would be read after each token of one conversation: (T,) float32.
+
+        One pass: attention looks only back, so that every prefix is scored in it. Only
+        the last value is a reward the model was trained to give.
+        """
+        with _memory_errors(self.device):
+            read = self._backbone(
+                input_ids=torch.tensor([ids], device=self.device), use_cache=False
+            )
+            return self._rewards(read.last_hidden_state[0])
+
+    def _rewards(self, hidden: Tensor) -> Tensor:
+        """The score head's product with (N, d) hidden states: (N,) float32 on the CPU."""
         weight, bias = self._head.weight.float(), self._head.bias
         bias = None if bias is None else bias.float()
-        return F.linear(last, weight, bias).squeeze(-1).cpu()
+        return F.linear(hidden.float(), weight, bias).squeeze(-1).cpu()
 
     def _read_prompts(self, batch: Batch) -> tuple[Tensor | None, Cache | None]:
         """Which tokens of the prompts are real, (P, T) int64, and their keys and values."""

@@ -63,10 +63,7 @@ def tokenise(
         TooLong: a conversation has more tokens than the model reads, and too_long is
             not "cut". With "cut" the beginning is dropped.
     """
-    messages = chat_messages(prompt)
-    system = engine.family.system
-    if system and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system})
+    messages = _with_system(engine, prompt)
     sequences, cut = [], []
     limit = engine.max_tokens
     for index, response in enumerate(responses):
@@ -82,6 +79,17 @@ def tokenise(
         cut.append(max(0, len(ids) - limit))
         sequences.append(tuple(ids[-limit:]))
     return Tokens(tuple(sequences), _shared(sequences), tuple(cut))
+
+
+def answer_start(engine: Engine, prompt: Prompt, ids: Sequence[int]) -> int:
+    """Where in the token ids of prompt + response the response begins.
+
+    Found by what the conversation has in common with the prompt alone, as the template
+    writes it when an answer is to be generated.
+    """
+    before = _encode(engine, _with_system(engine, prompt), asks=True)
+    pairs = enumerate(zip(before, ids))
+    return next((place for place, (a, b) in pairs if a != b), len(before))
 
 
 def rewards(
@@ -204,7 +212,18 @@ def _checked_message(message: Mapping[str, str]) -> dict[str, str]:
     return {"role": message["role"], "content": message["content"]}
 
 
-def _encode(engine: Engine, messages: list[dict[str, str]]) -> list[int]:
+def _with_system(engine: Engine, prompt: Prompt) -> list[dict[str, str]]:
+    messages = chat_messages(prompt)
+    system = engine.family.system
+    if system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _encode(
+    engine: Engine, messages: list[dict[str, str]], asks: bool = False
+) -> list[int]:
+    """Token ids of a conversation; with asks, up to where the assistant's turn begins."""
     tokenizer = engine.tokenizer
     template = engine.family.template or tokenizer.chat_template
     if not template:
@@ -214,7 +233,10 @@ def _encode(engine: Engine, messages: list[dict[str, str]]) -> list[int]:
         )
     try:
         text = tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False
+            messages,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=asks,
         )
     except TemplateError as error:
         raise InputError(

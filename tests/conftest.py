@@ -1,6 +1,8 @@
 """Small random checkpoints in Hugging Face layout, made once per run."""
 
+import json
 import os
+import socket
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is a broken test
@@ -8,6 +10,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import pytest
 import torch
+from browsing import ANSWERS, CHROMIUM, FLAGS, LEFT, PROMPT, whole
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -102,3 +105,77 @@ def family(folders) -> Family:
 @pytest.fixture(scope="session")
 def engine(family) -> Engine:
     return Engine.load(family, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def url(folders, tmp_path_factory):
+    root = tmp_path_factory.mktemp("family")
+    examples = [
+        {"title": "Primes", "prompt": PROMPT, "responses": ANSWERS},
+        {"title": "Two", "prompt": "Say <b>hi</b>.", "responses": ["Hi!", "<i>No</i>"]},
+    ]
+    (root / "examples.jsonl").write_text("\n".join(map(json.dumps, examples)))
+    (root / "tiny.toml").write_text(
+        f'title = "Tiny <family>"\nrm = "{folders["rm"]}"\nexamples = "examples.jsonl"\n'
+        f'parent = "{folders["moved"]}"\n'
+        f'[lms]\nmath = "{folders["plain"]}"\ncode = "{folders["padded"]}"\n'
+        "[default]\nlam = 0.5\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    from dogerm.ui import serve
+
+    app = serve(root / "tiny.toml", port=port, device="cpu", block=False)
+    yield f"http://127.0.0.1:{port}/"
+    app.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no chromium here: install it (Debian: apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser, url):
+    """Opens the page with off-host traffic blocked; fails on such traffic and on page errors."""
+    contexts, faults = [], []
+
+    def route(request_route):
+        address = request_route.request.url
+        if address.startswith((url, "data:", "blob:")):
+            request_route.continue_()
+        else:
+            faults.append(f"asked for {address}")
+            request_route.abort()
+
+    def open_page(width=1280, height=800, path="", **options):
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, **options
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.route("**/*", route)
+        page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
+        page.on(
+            "console",
+            lambda message: (
+                faults.append(f"console: {message.text}")
+                if message.type == "error" and LEFT not in message.text
+                else None
+            ),
+        )
+        page.goto(url + path)
+        whole(page)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not faults

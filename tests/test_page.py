@@ -1,12 +1,10 @@
 """The page in a real browser, against the library; its endpoints; its bad input."""
 
-import json
 import re
-import shutil
-import socket
 import time
 
 import pytest
+from browsing import ANSWERS, CLOSE, PROMPT, Slider, shown, state, whole
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
@@ -16,138 +14,6 @@ from dogerm.family import Family
 from dogerm.recipe import Recipe
 from dogerm.scoring import score
 from dogerm.sweep import Curve, Flip, curve
-from dogerm.ui import serve
-
-PROMPT = "Which of these is a prime?"
-ANSWERS = ["Seven is.", "Nine, as it is odd.", "None of them, I think."]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-LEFT = "signal is aborted"  # a page that reloads closes its own stream
-CLOSE = 1e-5  # a float32 reward in another batch
-
-
-@pytest.fixture(scope="module")
-def url(folders, tmp_path_factory):
-    root = tmp_path_factory.mktemp("family")
-    examples = [
-        {"title": "Primes", "prompt": PROMPT, "responses": ANSWERS},
-        {"title": "Two", "prompt": "Say <b>hi</b>.", "responses": ["Hi!", "<i>No</i>"]},
-    ]
-    (root / "examples.jsonl").write_text("\n".join(map(json.dumps, examples)))
-    (root / "tiny.toml").write_text(
-        f'title = "Tiny <family>"\nrm = "{folders["rm"]}"\nexamples = "examples.jsonl"\n'
-        f'parent = "{folders["moved"]}"\n'
-        f'[lms]\nmath = "{folders["plain"]}"\ncode = "{folders["padded"]}"\n'
-        "[default]\nlam = 0.5\n"
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    app = serve(root / "tiny.toml", port=port, device="cpu", block=False)
-    yield f"http://127.0.0.1:{port}/"
-    app.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no chromium here: install it (Debian: apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def visit(browser, url):
-    """Opens the page with off-host traffic blocked; fails on such traffic and on page errors."""
-    contexts, faults = [], []
-
-    def route(request_route):
-        address = request_route.request.url
-        if address.startswith((url, "data:", "blob:")):
-            request_route.continue_()
-        else:
-            faults.append(f"asked for {address}")
-            request_route.abort()
-
-    def open_page(width=1280, height=800, path="", **options):
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, **options
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.route("**/*", route)
-        page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
-        page.on(
-            "console",
-            lambda message: (
-                faults.append(f"console: {message.text}")
-                if message.type == "error" and LEFT not in message.text
-                else None
-            ),
-        )
-        page.goto(url + path)
-        whole(page)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not faults
-
-
-def whole(page) -> None:
-    """Waits until the cards are exact and the curve is whole."""
-    page.wait_for_function(
-        "window.dogerm && dogerm.view.frame && dogerm.view.frame.done"
-        " && document.getElementById('dogerm-results').dataset.state === 'exact'"
-    )
-
-
-def shown(page, kind: str) -> list[float]:
-    cells = page.locator(f"#cards .reward.{kind}")
-    return [float(cell.get_attribute("data-value")) for cell in cells.all()]
-
-
-def state(page) -> str:
-    return page.get_attribute("#dogerm-results", "data-state")
-
-
-class Slider:
-    """Moves a slider with the mouse, in steps, like a hand."""
-
-    def __init__(self, page, block: str):
-        self.page, self.range = page, page.locator(f"{block} input[type=range]")
-
-    def grab(self) -> None:
-        self._move(float(self.range.input_value()))
-        self.page.mouse.down()
-
-    def drag(self, value: float) -> None:
-        self._move(value)
-
-    def drop(self) -> None:
-        self.page.mouse.up()
-
-    def to(self, value: float) -> None:
-        self.grab()
-        self.drag(value)
-        self.drop()
-
-    def _move(self, value: float) -> None:
-        box = self.range.bounding_box()
-        thumb = 16  # the thumb's middle stays half its width from either end
-        x = box["x"] + thumb / 2 + (box["width"] - thumb) * value
-        self.page.mouse.move(x, box["y"] + box["height"] / 2, steps=4)
 
 
 def lam_of(page) -> float:

@@ -198,6 +198,7 @@ window.dogerm = (() => {
     const lam = sliderValue();
     view.lam = lam === null || lam === undefined ? frame.lam : lam;
     draw();
+    document.dispatchEvent(new CustomEvent("dogerm:frame", { detail: frame })); // for the panels
   }
 
   function sliderValue() {

@@ -11,6 +11,7 @@ import gradio as gr
 
 from dogerm.engine import Engine
 from dogerm.scoring import letter
+from dogerm.ui import tokens
 from dogerm.ui.controls import Controls
 from dogerm.ui.playground import (
     ENGINE,
@@ -27,7 +28,7 @@ PAPER = "https://arxiv.org/abs/2407.01470"
 SHOW = "frame => dogerm.show(frame)"
 # The tabs below the playground, in their order: each is build(controls, public) in a
 # file of its own.
-PANELS: tuple[Callable[[Controls, bool], None], ...] = ()
+PANELS: tuple[Callable[[Controls, bool], None], ...] = (tokens.build,)
 
 
 def build(studio: Studio, public: bool = False) -> gr.Blocks:
