@@ -43,12 +43,13 @@ def linear(out: Tensor, rm: Tensor, lms: Sequence[Tensor], recipe: Recipe) -> No
         torch.lerp(rm, lms[0], recipe.lam, out=out)
         return
     block = CUDA_BLOCK if out.is_cuda else CPU_BLOCK
-    wide = None if same else torch.empty(block, dtype=torch.float32, device=out.device)
+    into = same or out.dtype == torch.float32
+    wide = None if into else torch.empty(block, dtype=torch.float32, device=out.device)
     sources = [tensor.reshape(-1).split(block) for tensor in (rm, *lms)]
     for target, base, *parts in zip(out.view(-1).split(block), *sources):
         # The mix goes where the result will: no buffer of its own competes for the cache.
-        result = target if same else wide[: target.numel()]
-        _mix([part.to(result) for part in parts], shares, result)
+        result = target if into else wide[: target.numel()]
+        _mix(parts, shares, result)
         torch.lerp(base.to(result), result, recipe.lam, out=result)
         if result is not target:
             target.copy_(result)
@@ -56,13 +57,12 @@ def linear(out: Tensor, rm: Tensor, lms: Sequence[Tensor], recipe: Recipe) -> No
 
 def _mix(parts: Sequence[Tensor], shares: Sequence[float], out: Tensor) -> None:
     """Write Σ share·part into out by weighted means of two: no pass over unscaled sums."""
-    if len(parts) == 1:
-        out.copy_(parts[0])
-        return
-    so_far, weight = parts[0], shares[0]
+    first = parts[0]
+    ready = first.dtype == out.dtype and first.device == out.device and len(parts) > 1
+    so_far, weight = first if ready else out.copy_(first), shares[0]
     for part, share in zip(parts[1:], shares[1:]):
         weight += share
-        torch.lerp(so_far, part, share / weight, out=out)
+        torch.lerp(so_far, part.to(out), share / weight, out=out)
         so_far = out
 
 
