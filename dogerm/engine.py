@@ -249,6 +249,7 @@ class Engine:
         dtype: str | None = None,
         load_in_8bit: bool = False,
         parent: bool | None = None,
+        keep: Place | None = None,
     ) -> Engine:
         """The family's reward model, live on a device, ready to be merged.
 
@@ -260,6 +261,7 @@ class Engine:
                 Rewards then differ a little from 16-bit ones, and with the batch.
             parent: load the family's parent, for the methods that need it; None: if it
                 is on this machine already.
+            keep: where the original weights are kept; None: where the plan puts them.
 
         Raises:
             CheckpointError, CheckpointMismatch: see `Checkpoint` and `compare`.
@@ -271,7 +273,7 @@ class Engine:
         rm, lms = open_models(family, parent)
         fit = compare(rm, lms)
         precision = live_dtype(dtype or family.dtype, rm.dtype, place, load_in_8bit)
-        plan = make_plan(rm, lms, fit, place, precision, load_in_8bit)
+        plan = make_plan(rm, lms, fit, place, precision, load_in_8bit, place=keep)
         require(plan)
         with _memory_errors(place):
             rows = fit.vocabulary.size
@@ -496,9 +498,9 @@ def _alike(lengths: Sequence[int], start: float, most: int) -> Iterator[list[int
 
 
 def _held(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
-    """The tensor on the device, in dtype if that loses nothing: a merge rounds once, at its end."""
+    """A copy on the device, in dtype if that loses nothing: a merge rounds once, at its end."""
     lossless = dtype and torch.promote_types(tensor.dtype, dtype) == dtype
-    return tensor.to(device, dtype if lossless else None)
+    return tensor.to(device, dtype if lossless else None, copy=True)
 
 
 @contextmanager

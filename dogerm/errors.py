@@ -39,3 +39,7 @@ class TooLong(InputError):
 
 class StoreError(DogermError):
     """A store of results that cannot be used: of another run, in use, or damaged."""
+
+
+class PeerError(DogermError):
+    """Another program that dogerm is measured against, and that cannot be run."""

@@ -132,12 +132,19 @@ def make_plan(
     dtype: torch.dtype,
     load_in_8bit: bool = False,
     free: Free | None = None,
+    place: Place | None = None,
 ) -> Plan:
     """Where to keep the sources: on the device, else in pinned host memory, else mapped.
 
     Args:
         free: the memory to plan with; None: what is free now.
+        place: where they must be kept; None: the first of those where they fit.
+
+    Raises:
+        DeviceError: pinned memory is asked for, and the device is a CPU.
     """
+    if place == "pinned" and device.type == "cpu":
+        raise DeviceError("host memory is pinned for a GPU; a CPU reads it as it is.")
     free = free or Free.on(device)
     shapes = {name: rm.tensors[name].shape for name in (*fit.merged, *fit.kept)}
     shapes[fit.embedding] = (fit.vocabulary.size, *shapes[fit.embedding][1:])
@@ -153,7 +160,8 @@ def make_plan(
         for name in numel
     )
     sources = sum(stored.values())
-    small = device.type == "cpu" and sources <= RESIDENT_BYTES
+    small = place == "device" if place else sources <= RESIDENT_BYTES
+    small = small and device.type == "cpu"
     widest = max(stored, key=stored.__getitem__)
     settings = {
         "device": str(device),
@@ -169,7 +177,9 @@ def make_plan(
         "merge_bytes": sources + live,
     }
     places: tuple[Place, ...] = ("device", "pinned", "mapped")
-    if device.type == "cpu":
+    if place:
+        places = (place,)
+    elif device.type == "cpu":
         places = ("device",) if small else ("mapped",)
     elif free.host * MARGIN < sources:
         places = ("device", "mapped")

@@ -1,14 +1,11 @@
-"""What this machine does: merging against copying, shared prompts against batches, a curve."""
+"""What this machine does: merging against copying, scoring against multiplying, a curve, others."""
 
 from __future__ import annotations
 
 import os
 import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
@@ -17,54 +14,82 @@ from typing import Any
 
 import psutil
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    LlamaConfig,
-    PretrainedConfig,
-    PreTrainedTokenizerFast,
-)
+from transformers import PretrainedConfig
 
 from dogerm.engine import Engine
-from dogerm.export import write_weights
 from dogerm.family import Family
-from dogerm.live import dtype_named
+from dogerm.live import device_named, dtype_named
+from dogerm.peers import (
+    Peer,
+    against_mergekit,
+    against_reference,
+    alternating,
+    check,
+)
+from dogerm.plan import Place
 from dogerm.provenance import versions
 from dogerm.recipe import Recipe
 from dogerm.scoring import Tokens, rewards, tokenise
 from dogerm.sweep import GRID, curve
+from dogerm.synthetic import SPECIAL, llama_240m, write_family
 
-TEMPLATE = (
-    "<s>{% for m in messages %} <{{ m['role'] }}> {{ m['content'] }}{% endfor %} </s>"
-)
-SPECIAL = ("<pad>", "<s>", "</s>", "<user>", "<assistant>", "<system>")
+PLACES: tuple[Place, ...] = ("device", "pinned", "mapped")
 # Sixteen answers to one question, as in best-of-16.
 PROMPT_WORDS, RESPONSE_WORDS, RESPONSES = 200, (100, 175), 16
+# What one λ of another program's pipeline scores: a pair.
+PAIR_WORDS = 20
+# Square matrices, large enough that more would not go faster.
+GEMM = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass(frozen=True)
 class Merging:
-    """One re-merge against a copy of as many bytes, in seconds (medians).
+    """One re-merge against a copy of as many bytes, in seconds (medians); None: not measured here.
 
     Args:
         lms: how many LMs are merged with the reward model.
         sources: where they lie: device, pinned or mapped.
-        nbytes: read and written by the merge, and by the copy.
+        dtype: of the live model: float32, bfloat16, float16, or int8 linear layers.
+        nbytes: read and written by the merge, and by the copy. From host memory to a
+            GPU: those that cross the link, and the copy is one across it.
     """
 
     lms: int
-    sources: str
+    sources: Place
     dtype: str
-    nbytes: int
+    nbytes: int | None = None
+    seconds: float | None = None
+    copy_seconds: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        return None if self.seconds is None else self.seconds / self.copy_seconds
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Conversations scored, against matrix multiplication in the same dtype (medians).
+
+    Args:
+        tokens: of the conversations; none has its prompt shared.
+        flops: of the forward passes over them, attention included, without padding.
+        gemm_flops_per_second: of a product of two square matrices.
+    """
+
+    dtype: str
+    tokens: int
+    flops: float
     seconds: float
-    copy_seconds: float
+    gemm_flops_per_second: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
 
     @property
     def ratio(self) -> float:
-        return self.seconds / self.copy_seconds
+        """The part of the matrix-multiply rate that scoring reaches."""
+        return self.flops / self.seconds / self.gemm_flops_per_second
 
 
 @dataclass(frozen=True)
@@ -112,13 +137,21 @@ class Speed:
     machine: Mapping[str, Any]
     parameters: int
     merging: tuple[Merging, ...]
+    scoring: Scoring
     answers: Answers
     family: FamilySpeed
+    against: tuple[Peer, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
         for row, merging in zip(data["merging"], self.merging):
             row["ratio"] = merging.ratio
+        data["scoring"] |= {
+            "tokens_per_second": self.scoring.tokens_per_second,
+            "ratio": self.scoring.ratio,
+        }
+        for row, peer in zip(data["against"], self.against):
+            row |= {"ratio": peer.ratio, "merge_ratio": peer.merge_ratio}
         return data
 
 
@@ -126,7 +159,10 @@ def measure(
     family: Family,
     device: str = "auto",
     dtype: str = "float16",
+    load_in_8bit: bool = False,
     config: PretrainedConfig | None = None,
+    against: Sequence[str] = (),
+    mergekit_python: Path | None = None,
     repeats: int = 9,
     folder: Path | None = None,
     on_step: Callable[[str], None] | None = None,
@@ -134,68 +170,139 @@ def measure(
     """Merging, scoring and a curve on this machine, in one run, each as a median after a warm-up.
 
     Merging and the 16 answers use synthetic checkpoints of 240M parameters, 1.5 GB of
-    disk while it runs; tokens a second and the curve use the family. It takes
-    minutes on two cores, most of it for the 16 answers, repeated a third as often.
+    disk while it runs (2.5 GB with the reference); tokens a second and the curve use the
+    family. It takes minutes on two cores, most of it for the 16 answers; these, merging
+    in 8 bits and others' pipelines are repeated a third as often.
 
     Args:
         dtype: of the synthetic checkpoints and of the live model that is merged.
+        load_in_8bit: the family's linear layers; the synthetic model's are measured both ways.
         config: another shape for the synthetic checkpoints.
-        folder: where to put them; None: the system's temporary folder.
+        against: others to measure too, of `dogerm.peers.PEERS`.
+        mergekit_python: the interpreter that has mergekit.
+        folder: where to put the checkpoints; None: the system's temporary folder.
         on_step: told what is measured next.
+
+    Raises:
+        PeerError: a peer is not known or cannot be run; found out before anything is measured.
     """
     config, say = config or llama_240m(), on_step or (lambda step: None)
+    check(against, mergekit_python)
     threads = torch.get_num_threads()
+    few = max(1, repeats // 3)
     try:
         with tempfile.TemporaryDirectory(prefix="dogerm-speed-", dir=folder) as root:
             say("Writing synthetic checkpoints")
-            synthetic = _synthetic_family(Path(root), config, dtype)
-            engine = Engine.load(synthetic, device, dtype)
-            machine, size = _machine(engine), engine.size
-            merging = []
-            for count in (1, 2):
-                say(f"Merging with {count} LM{'s' if count > 1 else ''}")
-                merging.append(_merging(engine, count, repeats))
+            synthetic = write_family(Path(root), config, dtype_named(dtype))
+            merging: list[Merging] = []
+            for in_8bit in (False, True):
+                say(f"Merging into {'int8' if in_8bit else dtype}")
+                often = few if in_8bit else repeats
+                merging += _merging(synthetic, device, dtype, in_8bit, often)
+            peers = []
+            for name in against:
+                say(f"Merging as {name} does")
+                peers.append(
+                    _reference(synthetic, device, few, folder)
+                    if name == "reference"
+                    else _mergekit(
+                        synthetic, device, dtype, mergekit_python, few, folder
+                    )
+                )
             say(f"Scoring {RESPONSES} answers")
             # In this device's own dtype: 16-bit arithmetic on a CPU is another matter.
             engine = Engine.load(synthetic, device)
-            answers = _answers(engine, max(1, repeats // 3))
+            machine, size = _machine(engine), engine.size
+            answers, scoring = _answers(engine, few)
             del engine
         say(f"Scoring with {family.name}")
-        own = _family_speed(Engine.load(family, device), repeats)
+        own = _family_speed(
+            Engine.load(family, device, load_in_8bit=load_in_8bit), repeats
+        )
     finally:
         torch.set_num_threads(threads)  # a small model takes one
-    return Speed(machine, size, tuple(merging), answers, own)
+    return Speed(machine, size, tuple(merging), scoring, answers, own, tuple(peers))
 
 
-def _merging(engine: Engine, count: int, repeats: int) -> Merging:
+def _merging(
+    family: Family, device: str, dtype: str, in_8bit: bool, repeats: int
+) -> Iterator[Merging]:
+    """One and two LMs, from each place that the device has."""
+    held = "int8" if in_8bit else dtype
+    for place in PLACES:
+        if place == "pinned" and device_named(device).type == "cpu":
+            yield from (Merging(count, place, held) for count in (1, 2))
+            continue
+        engine = Engine.load(family, device, dtype, in_8bit, keep=place)
+        yield from (_merge(engine, count, repeats) for count in (1, 2))
+        del engine  # before the next is loaded
+
+
+def _merge(engine: Engine, count: int, repeats: int) -> Merging:
     shares = dict.fromkeys(list(engine.family.lms)[:count], 1.0)
     recipes = cycle([Recipe(lam, shares) for lam in (0.3, 0.6)])
-    # A merge of n LMs reads n + 1 models and writes one; a copy reads what it writes.
-    elements = engine.size * (count + 2) // 2
-    dtype = next(engine.model.parameters()).dtype
-    source = torch.ones(elements, dtype=dtype, device=engine.device)
-    target = torch.zeros_like(source)
-    copy, merge = _alternating(
-        [lambda: target.copy_(source), lambda: engine.apply(next(recipes))],
-        engine.device,
-        repeats,
+    copying, nbytes = _copying(engine, count)
+    copy, merge = alternating(
+        [copying, lambda: engine.apply(next(recipes))], engine.device, repeats
     )
-    nbytes = 2 * source.nbytes
     return Merging(count, engine.plan.place, engine.dtype, nbytes, merge, copy)
 
 
-def _answers(engine: Engine, repeats: int) -> Answers:
-    random = Random(0)
-    vocabulary = engine.tokenizer.vocab_size
+def _copying(engine: Engine, count: int) -> tuple[Callable[[], object], int]:
+    """A copy of as many bytes as a merge of `count` LMs must move, and how many those are.
+
+    Such a merge reads count + 1 models and writes one. From host memory to a GPU what
+    it reads crosses the link, which is slower than either memory.
+    """
+    stored = engine.sources.rm.dtype
+    read = (count + 1) * engine.size * stored.itemsize
+    link = engine.device.type == "cuda" and engine.plan.place != "device"
+    nbytes = read if link else read + engine.plan.live
+    moved = nbytes if link else nbytes // 2  # a copy within a memory reads and writes
+    source = torch.ones(
+        moved // stored.itemsize, dtype=stored, device="cpu" if link else engine.device
+    )
+    if link and engine.plan.place == "pinned":
+        source = source.pin_memory()
+    target = torch.zeros_like(source, device=engine.device)
+    return lambda: target.copy_(source, non_blocking=True), nbytes
+
+
+def _reference(family: Family, device: str, repeats: int, folder: Path | None) -> Peer:
+    """Against a model in this device's own dtype, as dogerm scores: 16-bit scoring on a CPU is slow."""
+    engine = Engine.load(family, device)
+    pair = _tokens(engine, PAIR_WORDS, [PAIR_WORDS] * 2)
+    return against_reference(engine, pair, repeats, folder)
+
+
+def _mergekit(
+    family: Family,
+    device: str,
+    dtype: str,
+    python: Path | None,
+    repeats: int,
+    folder: Path | None,
+) -> Peer:
+    engine = Engine.load(family, device, dtype)
+    return against_mergekit(engine, python, repeats, folder)
+
+
+def _tokens(engine: Engine, prompt: int, answers: Sequence[int]) -> Tokens:
+    """A random prompt and answers to it, of so many words each."""
+    random, vocabulary = Random(0), engine.tokenizer.vocab_size
 
     def text(words: int) -> str:
         ids = (random.randrange(len(SPECIAL), vocabulary) for _ in range(words))
         return " ".join(f"w{i}" for i in ids)
 
-    texts = [text(random.randint(*RESPONSE_WORDS)) for _ in range(RESPONSES)]
-    shared = tokenise(engine, text(PROMPT_WORDS), texts)
+    return tokenise(engine, text(prompt), [text(words) for words in answers])
+
+
+def _answers(engine: Engine, repeats: int) -> tuple[Answers, Scoring]:
+    random, recipe = Random(1), engine.recipe
+    words = [random.randint(*RESPONSE_WORDS) for _ in range(RESPONSES)]
+    shared = _tokens(engine, PROMPT_WORDS, words)
     alone = [Tokens((ids,), 0, (0,)) for ids in shared.sequences]
-    recipe = engine.recipe
     found: dict[str, list[float]] = {}
 
     def one_by_one() -> None:
@@ -204,22 +311,58 @@ def _answers(engine: Engine, repeats: int) -> Answers:
     def with_shared_prompt() -> None:
         [found["shared"]] = rewards(engine, recipe, [shared])
 
-    rewards(
-        engine, recipe, alone[:1]
-    )  # a warm-up that does not take as long as the rest
-    seconds = _alternating(
+    multiply, product = _gemm(engine)
+    # A warm-up that does not take as long as the rest.
+    rewards(engine, recipe, alone[:1])
+    multiply()
+    *seconds, together, multiplying = alternating(
         [
             with_shared_prompt,
             lambda: _one_padded_batch(engine, shared.sequences),
             one_by_one,
+            lambda: rewards(engine, recipe, alone),
+            multiply,
         ],
         engine.device,
         repeats,
         warm=True,
     )
     difference = max(abs(a - b) for a, b in zip(found["alone"], found["shared"]))
-    tokens = sum(map(len, shared.sequences))
-    return Answers(RESPONSES, tokens, *seconds, largest_difference=difference)
+    lengths = [len(ids) for ids in shared.sequences]
+    answers = Answers(RESPONSES, sum(lengths), *seconds, largest_difference=difference)
+    scoring = Scoring(
+        engine.dtype,
+        sum(lengths),
+        _flops(engine, lengths),
+        together,
+        product / multiplying,
+    )
+    return answers, scoring
+
+
+def _gemm(engine: Engine) -> tuple[Callable[[], object], float]:
+    """A matrix product in the live dtype, and its floating-point operations."""
+    n = GEMM[engine.device.type]
+    a, b, out = (
+        torch.ones(n, n, dtype=engine.model.dtype, device=engine.device)
+        for _ in range(3)
+    )
+    return lambda: torch.mm(a, b, out=out), 2.0 * n**3
+
+
+def _flops(engine: Engine, lengths: Sequence[int]) -> float:
+    """Of a forward pass over whole conversations: linear layers, and the causal half of attention."""
+    config = engine.model.config
+    linear = sum(
+        slot.shape.numel()
+        for name, slot in engine.slots.items()
+        if len(slot.shape) == 2 and name in engine.fit.merged
+        if name != engine.fit.embedding
+    )
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    attention = 2 * config.num_hidden_layers * width * sum(n * n for n in lengths)
+    return 2.0 * linear * sum(lengths) + attention
 
 
 @torch.inference_mode()
@@ -245,7 +388,7 @@ def _family_speed(engine: Engine, repeats: int) -> FamilySpeed:
     shares = cycle([dict(zip(engine.family.lms, parts)) for parts in ((2, 1), (1, 1))])
     items = [tokenise(engine, f"{i} {prompt}", texts) for i in range(32)]
     tokens = sum(len(ids) for item in items for ids in item.sequences)
-    scoring, drawing = _alternating(
+    scoring, drawing = alternating(
         [
             lambda: rewards(engine, engine.recipe, items),
             lambda: curve(engine, prompt, texts, next(shares)),
@@ -262,33 +405,6 @@ def _family_speed(engine: Engine, repeats: int) -> FamilySpeed:
         curve_points=len(GRID),
         curve_responses=len(texts),
     )
-
-
-def _alternating(
-    actions: list[Callable[[], object]],
-    device: torch.device,
-    repeats: int,
-    warm: bool = False,
-) -> list[float]:
-    """Median seconds of each action; they take turns, so that all see the same machine.
-
-    The first round is a warm-up that does not count, unless they are warm.
-    """
-    times: list[list[float]] = [[] for _ in actions]
-    skipped = 0 if warm else 1
-    for _ in range(repeats + skipped):
-        for action, own in zip(actions, times):
-            _finish(device)
-            started = time.perf_counter()
-            action()
-            _finish(device)
-            own.append(time.perf_counter() - started)
-    return [statistics.median(own[skipped:]) for own in times]
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _machine(engine: Engine) -> dict[str, Any]:
@@ -312,78 +428,3 @@ def _processor() -> str:
         return platform.processor()
     names = (line.partition(":")[2].strip() for line in lines if "model name" in line)
     return next(names, platform.processor())
-
-
-def llama_240m() -> LlamaConfig:
-    """A Llama of 238M parameters, on which merging is measured."""
-    return LlamaConfig(
-        vocab_size=32000,
-        hidden_size=1024,
-        intermediate_size=2816,
-        num_hidden_layers=16,
-        num_attention_heads=16,
-        num_key_value_heads=16,
-        max_position_embeddings=4096,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-
-
-def _synthetic_family(root: Path, config: PretrainedConfig, dtype: str) -> Family:
-    kinds = {"rm": True, "math": False, "code": False}
-    for seed, (name, head) in enumerate(kinds.items()):
-        write_synthetic(root / name, config, seed, head, dtype_named(dtype))
-    lms = {"math": root / "math", "code": root / "code"}
-    return Family.of(root / "rm", lms, name="synthetic")
-
-
-def write_synthetic(
-    folder: Path,
-    config: PretrainedConfig,
-    seed: int,
-    head: bool,
-    dtype: torch.dtype = torch.float16,
-) -> Path:
-    """Write a checkpoint of random weights in the layout of a real one, tensor by tensor.
-
-    Its tokenizer has a token for each word `w6`, `w7`, … that the vocabulary has room for.
-
-    Args:
-        head: a reward model (one label) if true, else a causal LM.
-    """
-    folder.mkdir(parents=True)
-    config = deepcopy(config)
-    config.dtype, config.num_labels = dtype, 1
-    kind = AutoModelForSequenceClassification if head else AutoModelForCausalLM
-    with torch.device("meta"):
-        model = kind.from_config(config)
-    config.architectures = [type(model).__name__]
-    config.save_pretrained(folder)
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-
-    def random(name: str) -> Iterator[torch.Tensor]:
-        shape = shapes[name]
-        if len(shape) == 1:
-            yield torch.ones(shape, dtype=dtype)  # norms, which scale
-        else:
-            yield torch.randn(shape, generator=generator).mul_(0.02).to(dtype)
-
-    write_weights(folder, shapes, dtype, random)
-    _synthetic_tokenizer(config.vocab_size).save_pretrained(folder)
-    return folder
-
-
-def _synthetic_tokenizer(size: int) -> PreTrainedTokenizerFast:
-    words = [*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), size))]
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, "<pad>"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-    )
-    fast.chat_template = TEMPLATE
-    return fast

@@ -1,5 +1,6 @@
 """The synthetic checkpoints are real ones; what is measured is measured on what it says."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +15,17 @@ from transformers import (
     AutoTokenizer,
 )
 
-from dogerm.speed import llama_240m, measure, write_synthetic
+from dogerm.engine import Engine
+from dogerm.speed import _flops, measure
+from dogerm.synthetic import llama_240m, write_checkpoint
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_synthetic_checkpoints_load_with_plain_transformers(tmp_path):
     config = llama_config(300)
-    rm = write_synthetic(tmp_path / "rm", config, 0, head=True, dtype=torch.bfloat16)
-    lm = write_synthetic(tmp_path / "lm", config, 1, head=False)
+    rm = write_checkpoint(tmp_path / "rm", config, 0, head=True, dtype=torch.bfloat16)
+    lm = write_checkpoint(tmp_path / "lm", config, 1, head=False)
     model = AutoModelForSequenceClassification.from_pretrained(rm)
     assert model.config.num_labels == 1 and model.dtype == torch.bfloat16
     assert AutoModelForCausalLM.from_pretrained(lm).dtype == torch.float16
@@ -36,12 +39,26 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(tmp_path):
     config = llama_config(300)
     first, second, third = (
         (
-            write_synthetic(tmp_path / str(i), config, seed, head=True)
+            write_checkpoint(tmp_path / str(i), config, seed, head=True)
             / "model.safetensors"
         ).read_bytes()
         for i, seed in enumerate((0, 0, 1))
     )
     assert first == second != third
+
+
+def test_a_checkpoint_in_shards_holds_the_same_weights(tmp_path):
+    config = llama_config(300)
+    whole = write_checkpoint(tmp_path / "whole", config, 0, head=True)
+    split = write_checkpoint(
+        tmp_path / "split", config, 0, head=True, shard_bytes=30_000
+    )
+    assert len(list(split.glob("model-0000?-of-0000?.safetensors"))) > 1
+    loaded = [
+        AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
+        for folder in (whole, split)
+    ]
+    assert all(torch.equal(loaded[1][n], tensor) for n, tensor in loaded[0].items())
 
 
 def test_the_model_that_is_merged_has_240_million_parameters():
@@ -58,6 +75,7 @@ def test_measuring_gives_medians_and_leaves_nothing_behind(family, tmp_path):
     found = measure(
         family,
         "cpu",
+        load_in_8bit=True,
         config=config,
         repeats=3,
         folder=tmp_path,
@@ -65,16 +83,51 @@ def test_measuring_gives_medians_and_leaves_nothing_behind(family, tmp_path):
     )
     assert torch.get_num_threads() == threads
     assert list(tmp_path.iterdir()) == [] and len(steps) == 5
-    one, two = found.merging
-    assert (one.lms, two.lms, one.dtype) == (1, 2, "float16")
-    assert one.nbytes == pytest.approx(3 * 2 * found.parameters, rel=0.01)
-    assert two.nbytes == pytest.approx(4 * 2 * found.parameters, rel=0.01)
+    rows = {(row.dtype, row.sources, row.lms): row for row in found.merging}
+    assert len(rows) == 12
+    for count in (1, 2):
+        for place in ("device", "mapped"):
+            row = rows["float16", place, count]
+            assert row.nbytes == (count + 2) * 2 * found.parameters
+            assert row.ratio == row.seconds / row.copy_seconds > 0
+            # Linear layers are written as one byte a weight instead of two.
+            saved = row.nbytes - rows["int8", place, count].nbytes
+            assert saved == linear_weights(config)
+        assert rows["float16", "pinned", count].seconds is None
+        assert rows["int8", "pinned", count].ratio is None
     assert found.answers.responses == 16 and found.answers.largest_difference < 1e-5
     assert found.family.name == "tiny" and found.family.curve_points == 21
-    data = found.to_json()
-    assert data["merging"][0]["ratio"] == one.seconds / one.copy_seconds
+    assert found.family.dtype == "int8"
+    data = json.loads(json.dumps(found.to_json()))
+    assert data["scoring"]["tokens_per_second"] > 0
     assert min(data["answers"].values()) >= 0
+    assert data["against"] == []
     assert data["machine"]["versions"]["torch"] == torch.__version__
+
+
+def linear_weights(config) -> int:
+    """Weights of a Llama's linear layers, from its shapes alone."""
+    d, ff = config.hidden_size, config.intermediate_size
+    kv = d * config.num_key_value_heads // config.num_attention_heads
+    return config.num_hidden_layers * (2 * d * d + 2 * d * kv + 3 * d * ff)
+
+
+def test_operations_are_those_that_torch_counts(family):
+    """Of linear layers; attention is counted as its causal half, and by torch as a square."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    engine = Engine.load(family, device="cpu", dtype="float32")
+    lengths = [40, 25, 31]
+    counted = 0
+    for n in lengths:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            engine.model.model(torch.ones(1, n, dtype=torch.int64))
+        found = counter.get_flop_counts()["Global"]
+        counted += sum(n for name, n in found.items() if "mm" in str(name))
+    config = engine.model.config
+    attention = sum(2 * n * n * config.hidden_size for n in lengths)
+    attention *= config.num_hidden_layers
+    assert _flops(engine, lengths) == counted + attention
 
 
 PEAK = """
@@ -107,7 +160,7 @@ def test_a_streamed_merge_stays_far_below_the_models_size(tmp_path):
     large.head_dim = 128
     for size, config in (("small", small), ("large", large)):
         for seed, name in enumerate(("rm", "math", "code")):
-            write_synthetic(tmp_path / size / name, config, seed, head=seed == 0)
+            write_checkpoint(tmp_path / size / name, config, seed, head=seed == 0)
     size = (tmp_path / "large/rm/model.safetensors").stat().st_size
     found = subprocess.run(
         [sys.executable, "-c", PEAK, tmp_path / "small", tmp_path / "large"],

@@ -328,6 +328,19 @@ def speed(
         str, typer.Option(metavar="float32|bfloat16|float16", help="What is merged.")
     ] = "float16",
     load_in_8bit: In8bit = False,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="reference|mergekit",
+            help="Also time another's way, on the same checkpoints; repeatable.",
+        ),
+    ] = None,
+    mergekit_python: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="The Python of the environment that has mergekit."
+        ),
+    ] = None,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Also as JSON.")
     ] = None,
@@ -335,16 +348,22 @@ def speed(
     """Rates of this machine: merging against copying, scoring, a curve.
 
     Merging is measured on synthetic checkpoints of 240M parameters, which take 1.5 GB
-    of the temporary folder meanwhile; a curve on the family.
+    of the temporary folder meanwhile, in 16 and in 8 bits; a curve on the family.
     """
     from dogerm.speed import measure
 
     models = family_of(family, rm, lm)
-    if load_in_8bit:
-        raise DeviceError("8-bit merging is not measured; leave out --load-in-8bit.")
     quieten()
     with stderr_console().status("Measuring …") as status:
-        found = measure(models, device, dtype, on_step=status.update)
+        found = measure(
+            models,
+            device,
+            dtype,
+            load_in_8bit,
+            against=tuple(dict.fromkeys(against or ())),
+            mergekit_python=mergekit_python,
+            on_step=status.update,
+        )
     print_speed(found)
     if json_file:
         with output(json_file) as file:

@@ -169,13 +169,45 @@ def print_speed(found: Speed) -> None:
     from rich.table import Table
 
     table = Table("", "time", "against", "ratio")
+    kept = {"device": "resident"}  # a word that is true of a CPU too
     for row in found.merging:
+        place = kept.get(row.sources, row.sources)
+        name = (
+            f"merge {found.parameters / 1e6:.0f}M {row.dtype}, {row.lms} LM(s), {place}"
+        )
+        if row.seconds is None:
+            table.add_row(name, "–", "not measured here", "–")
+            continue
         table.add_row(
-            f"merge {found.parameters / 1e6:.0f}M {row.dtype}, {row.lms} LM(s), {row.sources}",
+            name,
             f"{row.seconds * 1e3:.0f} ms",
             f"copy of {row.nbytes / 1e9:.2f} GB: {row.copy_seconds * 1e3:.0f} ms",
             f"{row.ratio:.2f}",
         )
+    for peer in found.against:
+        ours, theirs = sum(peer.ours.values()), sum(peer.steps.values())
+        table.add_row(
+            f"one λ: {' and '.join(peer.ours)}",
+            f"{ours * 1e3:.0f} ms",
+            f"{peer.name}, {', '.join(peer.steps)}: {theirs:.2f} s",
+            f"1/{peer.ratio:,.0f}",
+        )
+        if "score" in peer.ours:
+            before = theirs - peer.steps["score"]
+            table.add_row(
+                "one λ, up to a model that can score",
+                f"{peer.ours['merge'] * 1e3:.0f} ms",
+                f"{peer.name}: {before:.2f} s",
+                f"1/{peer.merge_ratio:,.0f}",
+            )
+    scoring = found.scoring
+    table.add_row(
+        f"score {scoring.tokens:,} tokens, {scoring.dtype}: "
+        f"{scoring.tokens_per_second:,.0f} tokens/s",
+        f"{scoring.seconds:.2f} s",
+        f"matrix multiplication: {scoring.gemm_flops_per_second / 1e9:,.0f} GFLOP/s",
+        f"{scoring.ratio:.2f}",
+    )
     answers, family = found.answers, found.family
     for name, seconds in (
         ("one padded batch", answers.batch),
