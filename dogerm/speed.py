@@ -212,7 +212,7 @@ def measure(
             say(f"Scoring {RESPONSES} answers")
             # In this device's own dtype: 16-bit arithmetic on a CPU is another matter.
             engine = Engine.load(synthetic, device)
-            machine, size = _machine(engine), engine.size
+            found, size = machine(engine.device), engine.size
             answers, scoring = _answers(engine, few)
             del engine
         say(f"Scoring with {family.name}")
@@ -221,7 +221,7 @@ def measure(
         )
     finally:
         torch.set_num_threads(threads)  # a small model takes one
-    return Speed(machine, size, tuple(merging), scoring, answers, own, tuple(peers))
+    return Speed(found, size, tuple(merging), scoring, answers, own, tuple(peers))
 
 
 def _merging(
@@ -407,15 +407,16 @@ def _family_speed(engine: Engine, repeats: int) -> FamilySpeed:
     )
 
 
-def _machine(engine: Engine) -> dict[str, Any]:
-    cuda = engine.device.type == "cuda"
+def machine(device: torch.device) -> dict[str, Any]:
+    """The machine that numbers were measured on: processor, cores, memory, GPU, load, versions."""
+    cuda = device.type == "cuda"
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
         "memory": psutil.virtual_memory().total,
-        "gpu": torch.cuda.get_device_name(engine.device) if cuda else None,
+        "gpu": torch.cuda.get_device_name(device) if cuda else None,
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions(),
     }
