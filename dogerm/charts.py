@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from dogerm.scoring import letter
-from dogerm.sweep import Curve
+from dogerm.sweep import Curve, DomainMap
 
 BASE, MERGED = "#4f6d9a", "#c9820c"  # base RM slate blue, DogeRM amber, everywhere
 INK, RULE = "#7d7a74", "rgba(125,122,116,0.28)"
@@ -128,6 +128,125 @@ def reward_curve(
             "exponentformat": "none",
         },
         uirevision="keep",  # zoom survives new data
+    )
+    return figure
+
+
+def domain_map(found: DomainMap, first: int, second: int) -> go.Figure:
+    """The margin of one response over another, by colour, with the line where it is 0.
+
+    Two domains: λ across, the second domain's share of the mix upwards. Three: the
+    triangle of their shares, each point with the letter of the better response.
+
+    Args:
+        first, second: responses. The first one's colour is where it wins.
+    """
+    margins = [row[first] - row[second] for row in found.rewards]
+    reach = max(map(abs, margins)) or 1.0
+    colours = [
+        [0, COLOURS[second % len(COLOURS)]],
+        [0.5, "rgba(125,122,116,0.10)"],
+        [1, COLOURS[first % len(COLOURS)]],
+    ]
+    winner, loser = letter(first), letter(second)
+    bar = {
+        "title": {"text": f"{winner} − {loser}", "side": "top"},
+        "thickness": 12,
+        "outlinewidth": 0,
+        "len": 0.9,
+        "x": 1.02,
+    }
+    scale = {"colorscale": colours, "colorbar": bar}
+    figure = go.Figure()
+    shares = [shares for _, shares in found.points]
+    names = found.domains
+    if len(names) == 2:
+        lams = sorted({lam for lam, _ in found.points})
+        mixes = sorted({mix for _, mix in shares})
+        at = {(lam, mix): m for (lam, (_, mix)), m in zip(found.points, margins)}
+        table = [[at[lam, mix] for lam in lams] for mix in mixes]
+        both = {"x": lams, "y": mixes, "z": table, "zmin": -reach, "zmax": reach}
+        figure.add_heatmap(
+            **both,
+            **scale,
+            zsmooth="best",
+            hovertemplate=(
+                f"λ %{{x:.2f}}, {names[1]} %{{y:.0%}} of the mix"
+                "<br>margin %{z:.4f}<extra></extra>"
+            ),
+        )
+        figure.add_contour(
+            x=lams,
+            y=mixes,
+            z=table,
+            contours={"start": 0, "end": 0, "size": 1, "coloring": "none"},
+            line={"color": INK, "width": 2.5},
+            showscale=False,
+            hoverinfo="skip",
+        )
+        figure.add_scatter(
+            x=[],
+            y=[],
+            mode="markers",
+            marker={
+                "symbol": "cross-thin",
+                "size": 15,
+                "line": {"color": MERGED, "width": 3},
+            },
+            hoverinfo="skip",
+        )
+        figure.update_xaxes(
+            title={"text": "λ", "standoff": 6}, range=[0, 1], showgrid=False
+        )
+        figure.update_yaxes(
+            title={"text": f"{names[1]} in the mix, else {names[0]}", "standoff": 8},
+            range=[0, 1],
+            tickformat=".0%",
+            showgrid=False,
+        )
+    else:
+        figure.add_scatterternary(
+            a=[a for a, _, _ in shares],
+            b=[b for _, b, _ in shares],
+            c=[c for _, _, c in shares],
+            mode="markers+text",
+            text=[winner if m > 0 else loser if m < 0 else "=" for m in margins],
+            textfont={"size": 10},
+            customdata=margins,
+            marker={
+                "symbol": "hexagon",
+                "size": 24,
+                "color": margins,
+                "cmin": -reach,
+                "cmax": reach,
+                "line": {"width": 0},
+                **scale,
+            },
+            hovertemplate=(
+                f"{names[0]} %{{a:.0%}}, {names[1]} %{{b:.0%}}, {names[2]} %{{c:.0%}}"
+                "<br>margin %{customdata:.4f}<extra></extra>"
+            ),
+        )
+        axes = {
+            f"{axis}axis": {"title": {"text": name}, "showgrid": False, "ticks": ""}
+            for axis, name in zip("abc", names)
+        }
+        figure.update_layout(
+            ternary={"sum": 1, "bgcolor": "rgba(0,0,0,0)"}
+            | {
+                name: axis | {"showticklabels": False, "linecolor": RULE}
+                for name, axis in axes.items()
+            }
+        )
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": FONT, "size": 13, "color": INK},
+        margin={"l": 64, "r": 20, "t": 26, "b": 44},
+        showlegend=False,
+        hoverlabel={"font": {"family": FONT}},
+        uirevision="keep",
     )
     return figure
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +29,7 @@ from dogerm.live import Int8, Slot, build, device_named, live_dtype
 from dogerm.merge import METHODS, check_method, merge_parameter
 from dogerm.plan import Place, Plan, make_plan, require
 from dogerm.recipe import Recipe
-from dogerm.threads import in_threads
+from dogerm.threads import FairLock, in_threads
 
 # Below this size a second thread costs more in waiting than it gives in work,
 # most of all when other programs want the cores too.
@@ -238,7 +237,7 @@ class Engine:
         self.sources, self.fit = sources, sources.fit
         self.tokenizer = sources.rm.tokenizer
         self.report: MergeReport | None = None
-        self._lock = threading.RLock()
+        self._lock = FairLock()
         self._head = head_of(model)[1]
 
     @classmethod

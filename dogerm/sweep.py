@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dogerm.engine import Engine
@@ -54,6 +54,32 @@ class Curve:
                 for lam, row in zip(self.lams, self.rewards)
                 if len(tied := top(row)) > 1
             ],
+        }
+
+
+@dataclass(frozen=True)
+class DomainMap:
+    """Rewards of a prompt's responses over λ and the mix of two or three domains.
+
+    Args:
+        domains: what is mixed. With two, `points` are λ against the second one's share;
+            with three, their shares at one λ.
+        points: λ and the domains' shares of each point.
+        rewards: a row per point, a reward per response.
+    """
+
+    domains: tuple[str, ...]
+    points: tuple[tuple[float, tuple[float, ...]], ...]
+    rewards: tuple[tuple[float, ...], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "domains": list(self.domains),
+            "points": [
+                {"lam": lam, "shares": dict(zip(self.domains, shares))}
+                for lam, shares in self.points
+            ],
+            "rewards": [list(row) for row in self.rewards],
         }
 
 
@@ -110,6 +136,61 @@ def grow(
         if len(rows) < len(grid):
             yield Curve(tuple(grid[: len(rows)]), tuple(rows), (), recipe)
     yield Curve(tuple(grid), tuple(rows), tuple(_flips(grid, rows, at)), recipe)
+
+
+def map_domains(
+    engine: Engine,
+    prompt: Prompt,
+    responses: Sequence[str],
+    recipe: Recipe,
+    domains: Sequence[str],
+    steps: int = 10,
+) -> Iterator[tuple[int, int, DomainMap | None]]:
+    """Rewards over the mixes of two domains at every λ, or of three at the recipe's λ.
+
+    Yields how many points are done, of how many, and at the end the map. The engine is
+    free between points.
+
+    Args:
+        recipe: method and options of every point; with three domains its λ too.
+        steps: between 0 and 1, along λ and along each share.
+
+    Raises:
+        InputError: fewer than two responses, or not two or three domains.
+    """
+    if len(responses) < 2:
+        raise InputError(f"a comparison needs two responses, got {len(responses)}.")
+    if len(domains) not in (2, 3):
+        raise InputError(f"a map mixes two or three domains, got {len(domains)}.")
+    tokens = tokenise(engine, prompt, responses)
+    points = tuple(_map_points(recipe.lam, len(domains), steps))
+    rows: list[tuple[float, ...]] = []
+    plain: tuple[float, ...] | None = None
+    for lam, shares in points:
+        mix = dict(zip(domains, shares))
+        if lam == 0 and plain:  # the mix of nothing: measured once
+            rows.append(plain)
+            continue
+        at = replace(recipe, lam=lam, shares=mix)
+        rows.append(tuple(rewards(engine, at, [tokens])[0]))
+        plain = plain or (rows[0] if lam == 0 else None)
+        yield len(rows), len(points), None
+    yield len(rows), len(points), DomainMap(tuple(domains), points, tuple(rows))
+
+
+def _map_points(
+    lam: float, domains: int, steps: int
+) -> Iterator[tuple[float, tuple[float, ...]]]:
+    grid = [round(i / steps, 6) for i in range(steps + 1)]
+    if domains == 2:
+        for at in grid:
+            for share in grid:
+                yield at, (round(1 - share, 6), share)
+        return
+    for first in range(steps + 1):
+        for second in range(steps + 1 - first):
+            counts = first, second, steps - first - second
+            yield lam, tuple(round(count / steps, 6) for count in counts)
 
 
 def sweep(

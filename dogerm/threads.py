@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -11,6 +12,43 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
+
+
+class FairLock:
+    """A re-entrant lock that is handed over in the order it was asked for.
+
+    Python's own may go back again and again to the thread that has just let it go, and
+    a long run that takes it for every batch would keep all others waiting to its end.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
+        self._owner: int | None = None
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            if self._owner != me:
+                ticket = object()
+                self._waiting.append(ticket)
+                try:
+                    self._changed.wait_for(
+                        lambda: self._owner is None and self._waiting[0] is ticket
+                    )
+                finally:
+                    self._waiting.remove(ticket)
+                    self._changed.notify_all()  # Ctrl-C may have ended the waiting
+                self._owner = me
+            self._depth += 1
+
+    def __exit__(self, *_) -> None:
+        with self._changed:
+            self._depth -= 1
+            if not self._depth:
+                self._owner = None
+                self._changed.notify_all()
 
 
 def in_threads(task: Callable[[T], None], items: Iterable[T], count: int) -> None:

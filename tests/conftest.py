@@ -161,6 +161,7 @@ def visit(browser, url):
         )
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(60_000)  # a busy machine is no fault of the page
         page.route("**/*", route)
         page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
         page.on(

@@ -1,8 +1,10 @@
 """The page's panels in a real browser, each against the library."""
 
-from browsing import ANSWERS, PROMPT, Slider, whole
+import pytest
+from browsing import ANSWERS, CLOSE, PROMPT, Slider, whole
 
 from dogerm.recipe import Recipe
+from dogerm.scoring import score
 from dogerm.tokens import read_tokens
 
 
@@ -49,3 +51,26 @@ def test_a_visitors_text_stays_text_in_tokens(visit):
     page.wait_for_selector(".reading .token")
     assert "<i>No</i>" in page.locator(".reading .text").nth(1).text_content()
     assert page.locator(".reading i").count() == 0
+
+
+def test_the_map_holds_the_librarys_margins_and_a_click_sets_the_sliders(visit, engine):
+    page = visit()
+    open_panel(page, "Domain map")
+    page.locator("#map-draw").click()
+    page.wait_for_function(
+        "document.querySelector('#map-plot').data?.length", timeout=60_000
+    )
+    drawn = page.evaluate(
+        "(({x, y, z}) => ({x, y, z}))(document.querySelector('#map-plot').data[0])"
+    )
+    lam, share = drawn["x"][7], drawn["y"][4]
+    mix = {"math": 1 - share, "code": share}
+    first, second, _ = score(engine, Recipe(lam, mix), [(PROMPT, ANSWERS)])[0]
+    assert drawn["z"][4][7] == pytest.approx(first - second, abs=CLOSE)
+    ground = page.locator("#map-plot .nsewdrag").first.bounding_box()
+    page.mouse.click(
+        ground["x"] + 0.3 * ground["width"], ground["y"] + 0.3 * ground["height"]
+    )
+    page.wait_for_function("Math.abs(dogerm.view.frame.lam - 0.3) < 0.011")
+    whole(page)
+    assert page.evaluate("dogerm.view.frame.shares.code") == pytest.approx(0.7, abs=0.1)

@@ -3,10 +3,12 @@
 import pytest
 
 from dogerm import sweep as module
+from dogerm.engine import Engine
 from dogerm.errors import InputError, RecipeError
+from dogerm.family import Family
 from dogerm.recipe import Recipe
 from dogerm.scoring import score
-from dogerm.sweep import GRID, Flip, _flips, curve, top
+from dogerm.sweep import GRID, Flip, _flips, curve, map_domains, top
 
 PROMPT, ANSWERS = "Name a prime.", ["7", "Nine is one", "eleven!", "I will not"]
 
@@ -94,3 +96,37 @@ def test_what_cannot_be_compared_is_refused(engine):
         curve(engine, PROMPT, ANSWERS, lams=[0.5, 0.5])
     with pytest.raises(RecipeError, match=r"between 0 and 1, got 1\.5"):
         curve(engine, PROMPT, ANSWERS, lams=[0, 1.5])
+
+
+def test_a_map_of_two_domains_is_the_scores_at_each_lambda_and_mix(engine):
+    recipe = Recipe(0.5, {"math": 1})
+    *_, (done, total, found) = map_domains(
+        engine, PROMPT, ANSWERS, recipe, ["math", "code"], steps=2
+    )
+    assert done == total == len(found.points) == 9
+    for (lam, (math, code)), row in zip(found.points, found.rewards, strict=True):
+        mix = {"math": math, "code": code}
+        wanted = score(engine, Recipe(lam, mix), [(PROMPT, ANSWERS)])[0]
+        assert list(row) == pytest.approx(wanted, abs=1e-5)
+    assert {lam for lam, _ in found.points} == {0, 0.5, 1}
+
+
+def test_three_domains_are_mapped_at_one_lambda(folders):
+    lms = {name: folders[name] for name in ("plain", "padded", "moved")}
+    engine = Engine.load(Family.of(folders["rm"], lms), "cpu", "float32")
+    recipe = Recipe(0.4, {"plain": 1})
+    *_, (_, _, found) = map_domains(engine, PROMPT, ANSWERS, recipe, list(lms), steps=2)
+    assert {lam for lam, _ in found.points} == {0.4}
+    assert all(sum(shares) == pytest.approx(1) for _, shares in found.points)
+    assert len(found.points) == 6
+    lam, shares = found.points[1]
+    wanted = score(engine, Recipe(lam, dict(zip(lms, shares))), [(PROMPT, ANSWERS)])[0]
+    assert list(found.rewards[1]) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_map_needs_two_or_three_domains_and_a_comparison(engine):
+    recipe = Recipe(0.5, {"math": 1})
+    with pytest.raises(InputError, match="two or three domains, got 1"):
+        list(map_domains(engine, PROMPT, ANSWERS, recipe, ["math"]))
+    with pytest.raises(InputError, match="two responses"):
+        list(map_domains(engine, PROMPT, ANSWERS[:1], recipe, ["math", "code"]))

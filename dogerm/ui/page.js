@@ -206,6 +206,20 @@ window.dogerm = (() => {
     return input ? Number(input.value) : null;
   }
 
+  // Set λ and the domains' weights as a hand would, and score.
+  function set(lam, shares) {
+    const put = (input, value) => {
+      Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(input, String(value));
+      input.dispatchEvent(new Event("input", { bubbles: true }));
+    };
+    put(document.querySelector('#lam input[type="range"]'), lam);
+    for (const block of document.querySelectorAll(".share")) {
+      const label = block.querySelector("label");
+      if (label) put(block.querySelector('input[type="range"]'), shares[label.textContent.trim()] || 0);
+    }
+    setTimeout(() => byId("score").click(), 50); // once Gradio has taken the values up
+  }
+
   function stop() {
     view.stopped = Boolean(view.frame) && !view.frame.done;
     draw();
@@ -237,5 +251,5 @@ window.dogerm = (() => {
     if (view.frame) draw();
   }).observe(document.documentElement, { attributes: true, attributeFilter: ["class"], subtree: false });
 
-  return { show, stop, view };
+  return { show, stop, set, view, shares: () => Object.fromEntries(readShares().map((s) => [s.name, s.value])) };
 })();

@@ -11,7 +11,7 @@ import gradio as gr
 
 from dogerm.engine import Engine
 from dogerm.scoring import letter
-from dogerm.ui import tokens
+from dogerm.ui import domain_map, tokens
 from dogerm.ui.controls import Controls
 from dogerm.ui.playground import (
     ENGINE,
@@ -28,7 +28,7 @@ PAPER = "https://arxiv.org/abs/2407.01470"
 SHOW = "frame => dogerm.show(frame)"
 # The tabs below the playground, in their order: each is build(controls, public) in a
 # file of its own.
-PANELS: tuple[Callable[[Controls, bool], None], ...] = (tokens.build,)
+PANELS: tuple[Callable[[Controls, bool], None], ...] = (tokens.build, domain_map.build)
 
 
 def build(studio: Studio, public: bool = False) -> gr.Blocks:

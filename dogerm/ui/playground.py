@@ -27,6 +27,8 @@ MAX_CHARACTERS = 200_000  # of one visitor's text; the model's own limit is far 
 SECONDS_BETWEEN_FRAMES = 0.25  # a growing curve is drawn no faster than this
 # Every event that reaches the engine waits in one line.
 ENGINE: Mapping[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
+# Long ones have a line of their own, and leave the engine to others between two recipes.
+LONG: Mapping[str, Any] = {"concurrency_id": "long", "concurrency_limit": 1}
 # Events that are the page's own business.
 QUIET: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
