@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from dogerm.anatomy import Anatomy, dissect
 from dogerm.errors import CheckpointError, CheckpointMismatch
 from dogerm.hub import located, outline
 from dogerm.weights import (
@@ -197,6 +198,7 @@ class Compatibility:
         left_out: per LM, tensors of its file that a reward model has no place for;
             `rm` for those of the reward model's own file, if any.
         embedding: name of the embedding table, which `vocabulary` aligns.
+        anatomy: the layer and part of every merged parameter.
         warnings: sentences on settings that differ and should not.
     """
 
@@ -205,6 +207,7 @@ class Compatibility:
     left_out: Mapping[str, tuple[str, ...]]
     embedding: str
     vocabulary: Vocabulary
+    anatomy: Anatomy
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -245,6 +248,7 @@ def compare(rm: Checkpoint, lms: Mapping[str, Checkpoint]) -> Compatibility:
         left_out=left_out,
         embedding=embedding,
         vocabulary=vocabulary,
+        anatomy=dissect(model),
         warnings=tuple(warnings),
     )
 
@@ -321,6 +325,12 @@ def _widest(*tensors: Tensor) -> torch.dtype:
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
+
+
+def anatomy_of(rm: Checkpoint) -> Anatomy:
+    """Which layer and part each parameter of a reward model belongs to; reads no weights."""
+    with torch.device("meta"):
+        return dissect(empty_reward_model(rm))
 
 
 def empty_reward_model(rm: Checkpoint) -> PreTrainedModel:

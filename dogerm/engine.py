@@ -90,8 +90,12 @@ class Tensors:
     """One parameter of the models that a merge reads, all on one device.
 
     No LMs for a parameter that is kept, or at lam = 0; the parent where it is needed.
+
+    Args:
+        recipe: with λ as it is for this parameter.
     """
 
+    recipe: Recipe
     rm: Tensor
     lms: list[Tensor] = field(default_factory=list)
     parent: Tensor | None = None
@@ -163,17 +167,18 @@ class Sources:
 
     def merge_into(self, out: Tensor, name: str, recipe: Recipe) -> None:
         """Write the recipe's merge of one parameter into out; kept ones are copied."""
-        merge(out, name, self.fetch(name, recipe, out.device), recipe)
+        merge(out, name, self.fetch(name, recipe, out.device))
 
     def merge_rows_into(self, out: Tensor, rows: slice, recipe: Recipe) -> None:
         """Write some rows of the merged embedding table into out, reading no others.
 
         For elementwise methods only.
         """
-        tables = self._stored(self.fit.embedding)
-        rm, lms = aligned_tables(*tables, self.fit.vocabulary, rows)
+        name = self.fit.embedding
+        recipe = self.fit.anatomy.local(recipe, name)
+        rm, lms = aligned_tables(*self._stored(name), self.fit.vocabulary, rows)
         chosen = [lms[n].to(out.device) for n in recipe.shares] if recipe.lam else []
-        merge(out, self.fit.embedding, Tensors(rm.to(out.device), chosen), recipe)
+        merge(out, name, Tensors(recipe, rm.to(out.device), chosen))
 
     def fetch(self, name: str, recipe: Recipe, device: torch.device) -> Tensors:
         """What the recipe's merge of a parameter reads, on the device.
@@ -181,25 +186,26 @@ class Sources:
         Moved whole before merging: the blocks of a merge are views then, whatever the place.
         """
         if name in self.fit.kept:
-            return Tensors(self.rm.read(name).to(device))
+            return Tensors(recipe, self.rm.read(name).to(device))
+        recipe = self.fit.anatomy.local(recipe, name)
         rm, lms = self.read(name)
         if recipe.lam == 0:
-            return Tensors(rm.to(device, non_blocking=True))
+            return Tensors(recipe, rm.to(device, non_blocking=True))
         parent = lms[PARENT] if METHODS[recipe.method].needs_parent else None
         return Tensors(
+            recipe,
             rm.to(device, non_blocking=True),
             [lms[n].to(device, non_blocking=True) for n in recipe.shares],
             None if parent is None else parent.to(device, non_blocking=True),
         )
 
 
-def merge(out: Tensor, name: str, tensors: Tensors, recipe: Recipe) -> None:
+def merge(out: Tensor, name: str, given: Tensors) -> None:
     """Write the merge of what `Sources.fetch` gave for a parameter into out."""
-    if tensors.lms:
-        rm, lms, parent = tensors.rm, tensors.lms, tensors.parent
-        merge_parameter(out, rm, lms, recipe, parent, name)
+    if given.lms:
+        merge_parameter(out, given.rm, given.lms, given.recipe, given.parent, name)
     else:
-        out.copy_(tensors.rm)
+        out.copy_(given.rm)
 
 
 def open_models(
@@ -322,9 +328,11 @@ class Engine:
         """Make the recipe's weights live, unless they are already.
 
         Raises:
-            RecipeError: the method or a share's LM is not known. Nothing is touched then.
+            RecipeError: the method, a share's LM, a layer or a part is not there. Nothing
+                is touched then.
         """
         check_method(recipe, parent=PARENT in self.sources.lms)
+        self.fit.anatomy.check(recipe)
         self.family.recipe(shares=recipe.shares)  # names an LM that is not there
         with self._lock:
             if self.report and recipe == self.report.recipe:
@@ -361,7 +369,7 @@ class Engine:
                 ready = coming.result()
                 coming = start(after) if after else None
                 self.slots[name].write(
-                    lambda out, name=name, ready=ready: merge(out, name, ready, recipe)
+                    lambda out, name=name, ready=ready: merge(out, name, ready)
                 )
 
     @property

@@ -138,6 +138,7 @@ def export(
     place = device_named(device)
     rm, lms = open_models(family, METHODS[recipe.method].needs_parent)
     fit = compare(rm, lms)
+    fit.anatomy.check(recipe)
     precision = dtype_named(dtype) if dtype else _stored_dtype(rm)
     with torch.device("meta"):
         model = empty_reward_model(rm)
@@ -460,7 +461,8 @@ def _card(family: Family, recipe: Recipe, result: Export, dtype: str) -> str:
         name=family.title or family.name,
         formula=recipe.formula,
         method=f"{recipe.method}: {METHODS[recipe.method].formula}"
-        + (f", {options}" if options else ""),
+        + (f", {options}" if options else "")
+        + (f"; λ times {recipe.reach}" if recipe.reach else ""),
         source=METHODS[recipe.method].source,
         parts=parts,
         merged=len(result.merged),

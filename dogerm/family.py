@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,8 @@ class Family:
         shares: Mapping[str, float] | None = None,
         method: str = "linear",
         options: Mapping[str, Any] | None = None,
+        layers: str | Sequence[float] = "constant",
+        parts: Mapping[str, float] | None = None,
     ) -> Recipe:
         """A recipe for this family, with its defaults for what is not given.
 
@@ -126,9 +128,8 @@ class Family:
                     f"the family {self.name!r} has no domain LM {name!r}; "
                     f"it has {', '.join(self.lms)}."
                 )
-        return Recipe(
-            self.lam if lam is None else lam, shares, method, dict(options or {})
-        )
+        lam = self.lam if lam is None else lam
+        return Recipe(lam, shares, method, dict(options or {}), layers, parts or {})
 
 
 def names() -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +12,14 @@ from typing import Any
 from dogerm.errors import RecipeError
 
 MAX_GRID = 1001  # a finer λ grid than 0.001 is a typing slip
+PARTS = ("attention", "mlp", "norms", "embeddings")
+# λ's factor at a depth from 0, the first layer, to 1, the last.
+SHAPES: Mapping[str, Callable[[float], float]] = {
+    "constant": lambda depth: 1.0,
+    "ramp": lambda depth: depth,
+    "ramp-down": lambda depth: 1 - depth,
+    "middle": lambda depth: 1 - abs(2 * depth - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -26,16 +34,24 @@ class Recipe:
         shares: a non-negative weight per domain LM; need not sum to 1.
         method: name of an entry of `dogerm.merge.METHODS`.
         options: the method's own settings by name.
+        layers: what λ is multiplied with over depth: constant, ramp (0 at the first
+            layer to 1 at the last), ramp-down, middle (0 at both ends, 1 half way), or
+            a number in [0, 1] for each layer, as a list or as text like `0,0.5,1`.
+            Embeddings go with the first layer, a final norm with the last.
+        parts: what λ is multiplied with in attention, mlp, norms or embeddings, in
+            [0, 1]; 1 where none is given.
 
     Raises:
-        RecipeError: lam is not a number in [0, 1]; a share is negative or not a
-            number; all shares are zero.
+        RecipeError: lam, or a number of layers or parts, is not in [0, 1]; a share is
+            negative or not a number; all shares are zero; no such shape or part.
     """
 
     lam: float
     shares: Mapping[str, float]
     method: str = "linear"
     options: Mapping[str, Any] = field(default_factory=dict)
+    layers: str | Sequence[float] = "constant"
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lam", checked_lam(self.lam))
@@ -43,9 +59,12 @@ class Recipe:
         object.__setattr__(
             self, "options", MappingProxyType(dict(sorted(self.options.items())))
         )
+        object.__setattr__(self, "layers", _checked_layers(self.layers))
+        object.__setattr__(self, "parts", MappingProxyType(_checked_parts(self.parts)))
 
     def __hash__(self) -> int:
-        return hash((self.lam, tuple(self.shares.items()), self.method))
+        shares = tuple(self.shares.items())
+        return hash((self.lam, shares, self.method, self.layers, tuple(self.parts)))
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -59,10 +78,53 @@ class Recipe:
         names = {"rm": "RM"}
         terms = [f"{c:.2f}·{names.get(n, n)}" for n, c in self.coefficients.items()]
         text = " + ".join(terms)
-        return text if self.method == "linear" else f"{self.method}({text})"
+        text = text if self.method == "linear" else f"{self.method}({text})"
+        return f"{text}, λ times {self.reach}" if self.reach else text
+
+    @property
+    def reach(self) -> str:
+        """Where λ holds less than whole, e.g. `ramp over the layers, 0.5 in attention`; or empty."""
+        layers = f"{self.layers_text} over the layers"
+        return ", ".join(
+            ([] if self.layers == "constant" else [layers])
+            + [f"{factor:g} in {part}" for part, factor in self.parts.items()]
+        )
+
+    @property
+    def layers_text(self) -> str:
+        """`layers` as one writes it: the shape's name, or its numbers with commas."""
+        if isinstance(self.layers, str):
+            return self.layers
+        return ",".join(f"{factor:.12g}" for factor in self.layers)
+
+    def depth(self, layers: int) -> tuple[float, ...]:
+        """What λ is multiplied with in each layer of a model that has so many.
+
+        Raises:
+            RecipeError: the recipe lists another number of layers, or has a middle of
+                fewer than three.
+        """
+        if not isinstance(self.layers, str):
+            if len(self.layers) != layers:
+                raise RecipeError(
+                    f"layers lists {len(self.layers)} numbers; this model has {layers} "
+                    f"layers and needs {layers} numbers from 0 to 1."
+                )
+            return self.layers
+        if self.layers == "middle" and layers < 3:
+            raise RecipeError(
+                f"a model of {layers} layers has no middle; it needs at least 3. "
+                "Use constant, ramp, ramp-down, or a number for each layer."
+            )
+        shape = SHAPES[self.layers]
+        return tuple(shape(layer / max(1, layers - 1)) for layer in range(layers))
 
     def with_lam(self, lam: float) -> Recipe:
-        return Recipe(lam, self.shares, self.method, self.options)
+        return replace(self, lam=lam)
+
+    def everywhere(self, factor: float) -> Recipe:
+        """The recipe at λ·factor in every layer and part alike: what one parameter sees."""
+        return replace(self, lam=self.lam * factor, layers="constant", parts={})
 
     def to_json(self) -> dict[str, Any]:
         out: dict[str, Any] = {
@@ -70,7 +132,14 @@ class Recipe:
             "shares": dict(self.shares),
             "method": self.method,
         }
-        return out | ({"options": dict(self.options)} if self.options else {})
+        if self.options:
+            out["options"] = dict(self.options)
+        if self.layers != "constant":
+            shape = isinstance(self.layers, str)
+            out["layers"] = self.layers if shape else list(self.layers)
+        if self.parts:
+            out["parts"] = dict(self.parts)
+        return out
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
@@ -79,12 +148,15 @@ class Recipe:
             data["shares"],
             data.get("method", "linear"),
             data.get("options", {}),
+            data.get("layers", "constant"),
+            data.get("parts", {}),
         )
 
     def __str__(self) -> str:
         shares = " ".join(f"{name}={share:g}" for name, share in self.shares.items())
         options = "".join(f" {name}={value}" for name, value in self.options.items())
-        return f"{self.method} λ={self.lam:g} {shares}{options}"
+        reach = f", λ times {self.reach}" if self.reach else ""
+        return f"{self.method} λ={self.lam:g} {shares}{options}{reach}"
 
 
 def checked_lam(lam: Any) -> float:
@@ -137,6 +209,44 @@ def checked_grid(lams: list[float]) -> list[float]:
             f"a λ grid of {len(grid)} points is too fine; at most {MAX_GRID}."
         )
     return grid
+
+
+def _checked_layers(layers: str | Sequence[float]) -> str | tuple[float, ...]:
+    if isinstance(layers, str) and layers in SHAPES:
+        return layers
+    wanted = (
+        f"layers must be {', '.join(SHAPES)}, or a number from 0 to 1 for each layer"
+    )
+    try:
+        numbers = layers.split(",") if isinstance(layers, str) else layers
+        factors = tuple(float(number) for number in numbers)
+    except (TypeError, ValueError):
+        raise RecipeError(f"{wanted}, got {layers!r}.") from None
+    for layer, factor in enumerate(factors):
+        if not 0 <= factor <= 1:  # also true for NaN
+            raise RecipeError(f"{wanted}, got {factor:g} for layer {layer}.")
+    if not factors:
+        raise RecipeError(f"{wanted}, got none.")
+    return factors
+
+
+def _checked_parts(parts: Mapping[str, float]) -> dict[str, float]:
+    checked = {}
+    for name, factor in parts.items():
+        if name not in PARTS:
+            raise RecipeError(
+                f"there is no part {name!r}; a model has {', '.join(PARTS)}."
+            )
+        try:
+            value = float(factor)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not 0 <= value <= 1:
+            raise RecipeError(
+                f"the part {name} takes a number from 0 to 1, got {factor!r}."
+            )
+        checked[name] = value
+    return {name: checked[name] for name in PARTS if checked.get(name, 1) < 1}
 
 
 def _normalised(shares: Mapping[str, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -387,6 +388,42 @@ def test_every_architecture_scores_a_merge_as_transformers_does(
     monkeypatch.setitem(LAYER_START, "cpu", 0)  # a pass of its own costs little
     apart = score(engine, Recipe(lam, {"math": 1}), GROUP)[0]
     assert apart == pytest.approx(wanted, abs=CLOSE)
+
+
+def factor_of(name: str, layers: list[float], parts: dict[str, float]) -> float:
+    """What λ is multiplied with, read off a parameter's name as these six spell it."""
+    number = re.search(r"\.layers\.(\d+)\.", name)
+    depth = (
+        layers[int(number[1])] if number else layers[-1 if "model.norm" in name else 0]
+    )
+    for word, part in (
+        ("norm", "norms"),
+        ("self_attn", "attention"),
+        ("mlp", "mlp"),
+        ("embed_tokens", "embeddings"),
+    ):
+        if word in name:
+            return depth * parts.get(part, 1)
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize(
+    "parts", [{}, {"attention": 0.5, "norms": 0}, {"mlp": 0.25, "embeddings": 0.75}]
+)
+def test_every_architecture_scales_lambda_by_layer_and_part(architecture, parts):
+    rm, lm = architecture
+    layers = [0.5, 1.0]
+    engine = merged(rm, lm, 0)
+    engine.apply(Recipe(0.4, {"math": 1}, layers=layers, parts=parts))
+    ours, theirs = weights(rm), weights(lm)
+    for name, parameter in engine.model.named_parameters():
+        wanted = ours[name]
+        if name in theirs:
+            lam = 0.4 * factor_of(name, layers, parts)
+            wanted = (1 - lam) * wanted + lam * theirs[name]
+            if lam == 0:
+                assert torch.equal(parameter, ours[name]), name
+        torch.testing.assert_close(parameter, wanted, atol=1e-7, rtol=1e-6)
 
 
 def test_every_architecture_is_itself_at_lambda_zero(architecture):

@@ -318,6 +318,79 @@ def test_live_and_exported_merges_are_the_same_bits(with_parent, tmp_path, metho
     assert torch.equal(stored["score.weight"], engine.sources.rm.read("score.weight"))
 
 
+REACH = {"layers": [0.5, 1], "parts": {"attention": 0.5, "norms": 0}}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_layers_and_parts_scale_how_far_every_method_moves(
+    with_parent, tmp_path, method
+):
+    """Each parameter is what the plain recipe makes of it at λ times its factor; exported too."""
+    from safetensors.torch import load_file
+
+    recipe = Recipe(0.8, {"math": 2, "code": 1}, method, **REACH)
+    engine = Engine.load(with_parent, device="cpu", dtype="float16")
+    live = dict(engine.model.named_parameters())
+    wanted = {}
+    for lam in (0.0, 0.2, 0.4, 0.8):
+        engine.apply(Recipe(lam, recipe.shares, method))
+        wanted[lam] = {name: p.clone() for name, p in live.items()}
+    lams = {
+        "model.embed_tokens.weight": 0.4,
+        "model.layers.0.self_attn.k_proj.weight": 0.2,
+        "model.layers.0.mlp.up_proj.weight": 0.4,
+        "model.layers.1.self_attn.o_proj.weight": 0.4,
+        "model.layers.1.mlp.down_proj.weight": 0.8,
+        "model.layers.1.input_layernorm.weight": 0.0,
+        "model.norm.weight": 0.0,
+    }
+    engine.apply(recipe)
+    for name, lam in lams.items():
+        assert torch.equal(live[name], wanted[lam][name]), name
+    export(with_parent, recipe, tmp_path / "out", "float16")
+    for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items():
+        assert torch.equal(tensor, live[name]), name
+    engine.apply(recipe.with_lam(0))
+    for name, parameter in live.items():
+        assert torch.equal(parameter, wanted[0.0][name]), name
+
+
+def test_layers_merge_in_8_bits_too(with_parent):
+    pytest.importorskip("bitsandbytes")
+    recipe = Recipe(0.8, {"math": 1}, **REACH)
+    whole = Engine.load(with_parent, device="cpu", dtype="float32")
+    small = Engine.load(with_parent, device="cpu", dtype="float32", load_in_8bit=True)
+    groups = [("Name a prime.", ["7", "Nine is one"])]
+    wanted, found = (score(one, recipe, groups)[0] for one in (whole, small))
+    assert found == pytest.approx(wanted, abs=0.02)
+    assert wanted != pytest.approx(score(whole, Recipe(0.8, {"math": 1}), groups)[0])
+
+
+@pytest.mark.parametrize("layers", ["0,1,1", "middle"])
+def test_layers_that_do_not_fit_the_model_touch_nothing(with_parent, tmp_path, layers):
+    engine = Engine.load(with_parent, device="cpu", dtype="float32")
+    before = engine.recipe
+    wrong = Recipe(0.5, {"math": 1}, layers=layers)
+    with pytest.raises(RecipeError, match="2 layers"):
+        engine.apply(wrong)
+    assert engine.recipe == before
+    with pytest.raises(RecipeError, match="2 layers"):
+        export(with_parent, wrong, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_of_a_model_that_does_not_say_what_attends_are_refused(
+    folders, monkeypatch
+):
+    from transformers import LlamaModel
+
+    monkeypatch.setattr(LlamaModel, "_can_record_outputs", {})
+    engine = Engine.load(Family.of(folders["rm"], {"math": folders["plain"]}))
+    engine.apply(Recipe(0.5, {"math": 1}, layers="ramp"))
+    with pytest.raises(RecipeError, match="q_proj.weight of a llama model is none of"):
+        engine.apply(Recipe(0.5, {"math": 1}, parts={"mlp": 0.5}))
+
+
 @pytest.mark.parametrize("method", ["ties", "slerp", "dare_linear"])
 def test_a_method_merges_in_8_bits_too(with_parent, method):
     pytest.importorskip("bitsandbytes")

@@ -1,5 +1,6 @@
 """Recipes are values."""
 
+import json
 import math
 
 import pytest
@@ -30,6 +31,74 @@ def test_json_round_trip():
         "shares": {"a": 1},
         "method": "linear",
     }
+
+
+def test_layers_and_parts_belong_to_the_recipe():
+    plain = Recipe(0.4, {"math": 1})
+    same = Recipe(0.4, {"math": 1}, layers="constant", parts={"mlp": 1, "norms": 1.0})
+    assert same == plain and hash(same) == hash(plain)
+    assert str(same) == str(plain) and same.to_json() == plain.to_json()
+    recipe = Recipe(0.4, {"math": 1}, layers=[0, 0.5], parts={"mlp": 0.5, "norms": 1})
+    assert recipe == Recipe(0.4, {"math": 1}, layers="0, 0.5", parts={"mlp": "0.5"})
+    assert hash(recipe) == hash(
+        Recipe(0.4, {"math": 1}, layers=(0, 0.5), parts={"mlp": 0.5})
+    )
+    assert recipe != plain and recipe.with_lam(0.3).with_lam(0.4) == recipe
+    assert recipe.to_json()["layers"] == [0, 0.5]
+    assert recipe.to_json()["parts"] == {"mlp": 0.5}
+    for one in (recipe, Recipe(0.4, {"math": 1}, layers="ramp-down")):
+        assert Recipe.from_json(json.loads(json.dumps(one.to_json()))) == one
+    assert (
+        str(recipe) == "linear λ=0.4 math=1, λ times 0,0.5 over the layers, 0.5 in mlp"
+    )
+    assert recipe.formula == (
+        "0.60·RM + 0.40·math, λ times 0,0.5 over the layers, 0.5 in mlp"
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "count", "factors"),
+    [
+        ("constant", 3, [1, 1, 1]),
+        ("ramp", 5, [0, 0.25, 0.5, 0.75, 1]),
+        ("ramp-down", 3, [1, 0.5, 0]),
+        ("middle", 5, [0, 0.5, 1, 0.5, 0]),
+        ("0.25,1", 2, [0.25, 1]),
+    ],
+)
+def test_shapes_over_depth(layers, count, factors):
+    assert list(Recipe(0.5, {"math": 1}, layers=layers).depth(count)) == factors
+
+
+@pytest.mark.parametrize(
+    ("reach", "words"),
+    [
+        (
+            {"layers": "slope"},
+            "constant, ramp, ramp-down, middle, or a number from 0 to 1",
+        ),
+        ({"layers": [0, 1.2]}, "from 0 to 1 for each layer, got 1.2 for layer 1"),
+        ({"layers": "0.5,-1"}, "got -1 for layer 1"),
+        ({"layers": [math.nan]}, "got nan for layer 0"),
+        ({"layers": []}, "got none"),
+        (
+            {"parts": {"brain": 1}},
+            "no part 'brain'.* attention, mlp, norms, embeddings",
+        ),
+        ({"parts": {"mlp": 2}}, "the part mlp takes a number from 0 to 1, got 2"),
+        ({"parts": {"mlp": "much"}}, "from 0 to 1, got 'much'"),
+    ],
+)
+def test_layers_and_parts_that_cannot_be_meant_are_refused(reach, words):
+    with pytest.raises(RecipeError, match=words):
+        Recipe(0.5, {"math": 1}, **reach)
+
+
+def test_a_list_for_another_number_of_layers_is_refused():
+    with pytest.raises(RecipeError, match="lists 3 numbers; this model has 2"):
+        Recipe(0.5, {"math": 1}, layers="1,1,1").depth(2)
+    with pytest.raises(RecipeError, match="2 layers has no middle"):
+        Recipe(0.5, {"math": 1}, layers="middle").depth(2)
 
 
 @pytest.mark.parametrize("lam", [-0.1, 1.01, math.nan, math.inf, "x", None])
