@@ -255,6 +255,11 @@ def test_a_file_without_rows_or_none_at_all_is_said(run, source, tmp_path):
         (["--share=law=1"], "no domain LM 'law'"),
         (["--method=stir"], "no merge method 'stir'"),
         (["--set=density=0.5"], "no option 'density'"),
+        (["--layers=slope"], "layers must be constant, ramp, ramp-down, middle, or"),
+        (["--layers=0,0.5,1"], "this model has 2 layers and needs 2 numbers"),
+        (["--layers=0,1.5"], "from 0 to 1 for each layer, got 1.5 for layer 1"),
+        (["--part=brain=1"], "a model has attention, mlp, norms, embeddings"),
+        (["--part=mlp=nan"], "the part mlp takes a number from 0 to 1"),
         (["--dtype=int8"], "'int8' is not a dtype"),
         (["--device=tpu9"], "is not a device"),
     ],
@@ -292,6 +297,7 @@ def test_eight_bit_scores_near_sixteen_and_is_refused_for_a_checkpoint(
         ["--lam=much"],
         ["--share=math"],
         ["--share=math=much"],
+        ["--part=mlp=much"],
         ["--share=math=1", "--share=math=2"],
         ["--family=nano"],
         ["--too-long=never"],
@@ -354,6 +360,46 @@ def test_sweep_and_score_agree(run, source, pairs, tmp_path):
         for line, other in zip(file, scored.splitlines(), strict=True):
             rewards, row = json.loads(line)["rewards"], json.loads(other)
             assert rewards == [row["base"], row["merged"]]
+
+
+def test_layers_and_parts_reach_score_sweep_and_merge(
+    run, source, pairs, engine, tmp_path
+):
+    options = ["--share=math=1", "--layers=1,0.5", "--part=attention=0.5"]
+    recipe = Recipe(0.8, {"math": 1}, layers=[1, 0.5], parts={"attention": 0.5})
+    [wanted] = score(engine, recipe, [("2 + 2?", ["4", "5"])])
+    result = run("score", pairs, *source, *options, "--lam=0.8")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[0])["merged"] == pytest.approx(
+        wanted, abs=1e-6
+    )
+    assert "λ times 1,0.5 over the layers, 0.5 in attention" in result.stderr
+    run("sweep", pairs, *source, *options, "--lam=0,0.8", f"--out={tmp_path}")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert Recipe.from_json(report["recipes"][1]) == recipe
+    first = json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0])
+    assert first["rewards"][1] == pytest.approx(wanted, abs=1e-6)
+    out = tmp_path / "merged"
+    result = run("merge", *source, *options, "--lam=0.8", f"--out={out}")
+    assert result.exit_code == 0, result.output
+    stored = LlamaForSequenceClassification.from_pretrained(out)
+    engine.apply(recipe)
+    for name, parameter in stored.named_parameters():
+        torch.testing.assert_close(parameter, engine.model.get_parameter(name))
+    assert "0.5 in attention" in (out / "README.md").read_text(encoding="utf-8")
+    record = json.loads((out / "dogerm.json").read_text())
+    assert Recipe.from_json(record["recipe"]) == recipe
+
+
+@pytest.mark.parametrize("command", ["score", "sweep", "merge"])
+def test_layers_that_do_not_fit_are_refused_before_anything_is_written(
+    run, source, pairs, tmp_path, command
+):
+    out = tmp_path / "out"
+    rows = [] if command == "merge" else [pairs]
+    sentence = one_line(run(command, *rows, *source, "--layers=1", f"--out={out}"))
+    assert "lists 1 numbers; this model has 2 layers" in sentence
+    assert not out.exists()
 
 
 def test_sweep_skips_and_counts(run, source, tmp_path):

@@ -16,9 +16,11 @@ from dogerm.cli.options import (
     In8bit,
     Input,
     Lam,
+    Layers,
     Lms,
     MethodName,
     Parent,
+    Parts,
     Rm,
     Settings,
     Shares,
@@ -90,6 +92,8 @@ def score(
     share: Shares = None,
     method: MethodName = "linear",
     set: Settings = None,
+    layers: Layers = "constant",
+    part: Parts = None,
     parent: Parent = None,
     too_long: TooLong = "error",
     out: Annotated[str | None, typer.Option(show_default="standard output")] = None,
@@ -104,7 +108,7 @@ def score(
     from dogerm.sweep import sweep
 
     models = family_of(family, rm, lm, parent)
-    recipe = recipe_of(models, lam, share, method, set)
+    recipe = recipe_of(models, lam, share, method, set, layers, part)
     rows = read_rows(input)
     with output(out) as file:
         engine = engine_of(models, device, dtype, load_in_8bit, method)
@@ -137,6 +141,8 @@ def sweep(
     share: Shares = None,
     method: MethodName = "linear",
     set: Settings = None,
+    layers: Layers = "constant",
+    part: Parts = None,
     parent: Parent = None,
     too_long: TooLong = "error",
 ) -> None:
@@ -151,7 +157,8 @@ def sweep(
     from dogerm.sweep import sweep as run
 
     models = family_of(family, rm, lm, parent)
-    recipes = [recipe_of(models, at, share, method, set) for at in lam_grid(lam)]
+    recipe = recipe_of(models, 0, share, method, set, layers, part)
+    recipes = [recipe.with_lam(at) for at in lam_grid(lam)]
     rows = read_rows(input)
     with output(out / "rows.jsonl") as rows_file:
         engine = engine_of(models, device, dtype, load_in_8bit, method)
@@ -260,6 +267,8 @@ def merge(
     share: Shares = None,
     method: MethodName = "linear",
     set: Settings = None,
+    layers: Layers = "constant",
+    part: Parts = None,
     parent: Parent = None,
     push: Annotated[
         str | None,
@@ -276,7 +285,7 @@ def merge(
     from dogerm.plan import size_text
 
     models = family_of(family, rm, lm, parent)
-    recipe = recipe_of(models, lam, share, method, set)
+    recipe = recipe_of(models, lam, share, method, set, layers, part)
     if load_in_8bit:
         raise DeviceError(
             "a merged checkpoint is written in 16 or 32 bits; load it in 8 bits later."

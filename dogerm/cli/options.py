@@ -77,6 +77,24 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method."),
 ]
+Layers = Annotated[
+    str,
+    typer.Option(
+        "--layers",
+        metavar="SHAPE|A,B,…",
+        help="What λ is multiplied with over depth: constant, ramp, ramp-down, middle, "
+        "or a number from 0 to 1 for each layer.",
+    ),
+]
+Parts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--part",
+        metavar="NAME=NUMBER",
+        help="What λ is multiplied with in attention, mlp, norms or embeddings.",
+        show_default="1",
+    ),
+]
 Parent = Annotated[
     str | None,
     typer.Option(
@@ -123,17 +141,22 @@ def recipe_of(
     shares: Sequence[str] | None,
     method: str,
     settings: Sequence[str] | None,
+    layers: str = "constant",
+    parts: Sequence[str] | None = None,
 ) -> Recipe:
     """The recipe asked for, checked before any model is loaded."""
     from dogerm.merge import check_method
 
-    try:
-        numbers = {n: float(share) for n, share in _named(shares, "--share").items()}
-    except ValueError as error:
-        raise typer.BadParameter(f"--share: {error}.") from None
     options = {n: _value(text) for n, text in _named(settings, "--set").items()}
-    recipe = family.recipe(lam, numbers, method, options)
+    numbers = _numbers(shares, "--share")
+    factors = _numbers(parts, "--part")
+    recipe = family.recipe(lam, numbers, method, options, layers, factors)
     check_method(recipe, parent=family.parent is not None)
+    if recipe.reach:
+        from dogerm.checkpoint import Checkpoint, anatomy_of
+
+        rm = Checkpoint(family.rm, "the reward model", weights=False)
+        anatomy_of(rm).check(recipe)
     return recipe
 
 
@@ -160,6 +183,14 @@ def _named(items: Sequence[str] | None, option: str) -> dict[str, str]:
             raise typer.BadParameter(f"{option} names {name} twice.")
         named[name] = value
     return named
+
+
+def _numbers(items: Sequence[str] | None, option: str) -> dict[str, float]:
+    """NAME=NUMBER options by name."""
+    try:
+        return {name: float(text) for name, text in _named(items, option).items()}
+    except ValueError as error:
+        raise typer.BadParameter(f"{option}: {error}.") from None
 
 
 def _value(text: str) -> Any:

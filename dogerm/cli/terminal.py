@@ -273,7 +273,9 @@ def _options(recipe: Recipe) -> str:
         f" --share {name}={share:g}" for name, share in recipe.shares.items()
     )
     own = "".join(f" --set {name}={value:g}" for name, value in recipe.options.items())
-    return f"--lam {recipe.lam:g}{shares} --method {recipe.method}{own}"
+    layers = "" if recipe.layers == "constant" else f" --layers {recipe.layers_text}"
+    parts = "".join(f" --part {name}={own:g}" for name, own in recipe.parts.items())
+    return f"--lam {recipe.lam:g}{shares} --method {recipe.method}{own}{layers}{parts}"
 
 
 def _count(number: int | None) -> str:
