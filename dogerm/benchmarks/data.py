@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,10 @@ class Settings:
             of DogeRM's copy, which swaps them; None: "dogerm" in the preset "paper".
         ns: sizes of best-of-N, ascending; the last is the whole.
         allow_code_execution: run the candidates' programs (in a sandbox).
+        seconds: of CPU time that a program gets.
         workers: programs run at a time; None: one per core.
+        verdicts: a file where the programs' verdicts are kept, for a run that is resumed.
+        on_progress: called with the number of programs judged and of all.
         validation: share of the rows that λ is chosen on, 0 to below 1.
         seed: of the split and of every bootstrap.
     """
@@ -41,7 +44,10 @@ class Settings:
     xstest: Literal["upstream", "dogerm"] | None = None
     ns: tuple[int, ...] = (1, 2, 4, 8, 16)
     allow_code_execution: bool = False
+    seconds: int = 3
     workers: int | None = None
+    verdicts: Path | None = None
+    on_progress: Callable[[int, int], None] | None = None
     validation: float = 0.0
     seed: int = 0
 
@@ -67,10 +73,10 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """What the numbers depend on: where files lie on this machine is no part of it."""
-        data = asdict(self) | {"ns": list(self.ns), "xstest": self.xstest_weights}
-        for key in ("data", "revision", "workers"):
+        data = {key.name: getattr(self, key.name) for key in fields(self)}
+        for key in ("data", "revision", "workers", "verdicts", "on_progress"):
             del data[key]
-        return data
+        return data | {"ns": list(self.ns), "xstest": self.xstest_weights}
 
 
 @dataclass(frozen=True)
