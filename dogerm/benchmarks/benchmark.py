@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dogerm.benchmarks import autoj, pairs, rewardbench
+from dogerm.benchmarks import autoj, best_of, code, gsm8k, pairs, rewardbench
 from dogerm.benchmarks.data import Dataset, Rewards, Settings
 from dogerm.benchmarks.report import Metric
 from dogerm.rows import Row
@@ -68,6 +68,32 @@ BENCHMARKS: dict[str, Benchmark] = {
             lambda rows, rewards, _: pairs.outcomes(rows, rewards),
             rewardbench.RULES,
             rewardbench.PUBLISHED,
+        ),
+        Benchmark(
+            "gsm8k",
+            "GSM8K best-of-N: the candidate of highest reward, right or wrong.",
+            gsm8k.read,
+            best_of.metrics,
+            best_of.outcomes,
+            gsm8k.RULES,
+            gsm8k.PUBLISHED,
+        ),
+        Benchmark(
+            "mbpp",
+            "MBPP best-of-N; candidates are run with --allow-code-execution.",
+            code.read_mbpp,
+            best_of.metrics,
+            best_of.outcomes,
+            code.MBPP_RULES,
+            code.MBPP_PUBLISHED,
+        ),
+        Benchmark(
+            "humaneval",
+            "HumanEval best-of-N; candidates are run with --allow-code-execution.",
+            code.read_humaneval,
+            best_of.metrics,
+            best_of.outcomes,
+            code.HUMANEVAL_RULES,
         ),
     )
 }
