@@ -106,6 +106,11 @@ def group(scenario: str) -> str:
     return next(found, "Others")
 
 
+def groups(row: Row) -> tuple[str, ...]:
+    """The metrics that a row counts in."""
+    return group(row.data["scenario"]), "Overall"
+
+
 def _pair(data: Mapping[str, Any], where: str, place: int) -> Row:
     first = text(data, ["response 1"], where)
     second = text(data, ["response 2"], where)

@@ -24,6 +24,7 @@ class Benchmark:
         metrics: one recipe's metrics by GROUP, in the order they are shown.
         outcomes: per row 1 (right) to 0 (wrong), None where nothing was judged: what
             paired tests, flips and the choice of λ look at.
+        groups: in which metrics a row's outcome counts.
         rules: by preset and by subject, what the numbers follow: recorded with them.
         published: numbers to print beside, by model of the paper.
     """
@@ -33,6 +34,7 @@ class Benchmark:
     read: Callable[[Settings], Dataset]
     metrics: Callable[[Sequence[Row], Rewards, Settings], dict[str, Metric]]
     outcomes: Callable[[Sequence[Row], Rewards, Settings], list[float | None]]
+    groups: Callable[[Row], tuple[str, ...]]
     rules: Mapping[str, Mapping[str, str]]
     published: Published = field(default_factory=dict)
 
@@ -49,6 +51,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             pairs.read,
             lambda rows, rewards, _: pairs.metrics(rows, rewards),
             lambda rows, rewards, _: pairs.outcomes(rows, rewards),
+            pairs.groups,
             dict.fromkeys(_BOTH, _PAIRS),
         ),
         Benchmark(
@@ -57,6 +60,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             autoj.read,
             autoj.metrics,
             lambda rows, rewards, _: pairs.outcomes(rows, rewards),
+            autoj.groups,
             autoj.RULES,
             autoj.PUBLISHED,
         ),
@@ -66,6 +70,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             rewardbench.read,
             rewardbench.metrics,
             lambda rows, rewards, _: pairs.outcomes(rows, rewards),
+            rewardbench.groups,
             rewardbench.RULES,
             rewardbench.PUBLISHED,
         ),
@@ -75,6 +80,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             gsm8k.read,
             best_of.metrics,
             best_of.outcomes,
+            best_of.groups,
             gsm8k.RULES,
             gsm8k.PUBLISHED,
         ),
@@ -84,6 +90,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             code.read_mbpp,
             best_of.metrics,
             best_of.outcomes,
+            best_of.groups,
             code.MBPP_RULES,
             code.MBPP_PUBLISHED,
         ),
@@ -93,6 +100,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             code.read_humaneval,
             best_of.metrics,
             best_of.outcomes,
+            best_of.groups,
             code.HUMANEVAL_RULES,
         ),
     )

@@ -174,6 +174,11 @@ def outcomes(
     ]
 
 
+def groups(row: Row) -> tuple[str, ...]:
+    """The metric that a problem's outcome counts in."""
+    return (f"best-of-{len(row.data['correct'])}",)
+
+
 def _best(rewards: Sequence[float], right: Sequence[bool]) -> tuple[bool, bool]:
     """Whether the first candidate of highest reward is right, and whether order decided."""
     top = [label for reward, label in zip(rewards, right) if reward == max(rewards)]

@@ -83,5 +83,13 @@ def outcomes(rows: Sequence[Row], rewards: Rewards) -> list[float | None]:
     ]
 
 
+def groups(row: Row) -> tuple[str, ...]:
+    """The metrics that a row counts in: its domain's and Overall; none if it is no pair."""
+    if not row.is_pair:
+        return ()
+    domain = row.data.get("domain")
+    return ("Overall",) if domain is None else (str(domain), "Overall")
+
+
 def _row(data: Mapping[str, Any], where: str, place: int) -> Row:
     return row_of(data, where, own_id(data, place))

@@ -156,3 +156,12 @@ def sections(subsets: Mapping[str, Metric], settings: Settings) -> dict[str, Met
     whole = all(metric.accuracy is not None for metric in four)
     overall = Metric.combined([(1, m) for m in four] if whole else [])
     return found | {"Overall": overall}
+
+
+def groups(row: Row) -> tuple[str, ...]:
+    """The metrics that a row counts in."""
+    subset = row.data["subset"]
+    section = next(name for name, own in SECTIONS.items() if subset in own)
+    part = "Reasoning/Math" if subset == MATH else "Reasoning/Code"
+    parts = (part,) if section == "Reasoning" else ()
+    return (subset, section, *parts, "Overall")
