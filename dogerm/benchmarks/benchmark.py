@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dogerm.benchmarks import autoj, best_of, code, gsm8k, pairs, rewardbench
+from dogerm.benchmarks import (
+    autoj,
+    best_of,
+    code,
+    gsm8k,
+    pairs,
+    rewardbench,
+    rewardbench2,
+)
 from dogerm.benchmarks.data import Dataset, Rewards, Settings
 from dogerm.benchmarks.report import Metric
 from dogerm.rows import Row
@@ -73,6 +81,15 @@ BENCHMARKS: dict[str, Benchmark] = {
             rewardbench.groups,
             rewardbench.RULES,
             rewardbench.PUBLISHED,
+        ),
+        Benchmark(
+            "rewardbench2",
+            "RewardBench 2: the right one of four answers, and Ties.",
+            rewardbench2.read,
+            rewardbench2.metrics,
+            lambda rows, rewards, _: rewardbench2.outcomes(rows, rewards),
+            rewardbench2.groups,
+            rewardbench2.RULES,
         ),
         Benchmark(
             "gsm8k",
