@@ -180,3 +180,14 @@ def visit(browser, url):
     for context in contexts:
         context.close()
     assert not faults
+
+
+def plain_reward(model, tokenizer, prompt: str, response: str) -> float:
+    """What a transformers model itself gives a single conversation, alone."""
+    turns = [("user", prompt), ("assistant", response)]
+    text = tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in turns], tokenize=False
+    )
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    with torch.no_grad():
+        return model(ids).logits[0, 0].item()

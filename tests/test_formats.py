@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import byte_tokenizer, llama_config, save_lm, save_rm
+from conftest import byte_tokenizer, llama_config, plain_reward, save_lm, save_rm
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -343,19 +343,6 @@ def architecture(request, tmp_path_factory):
         auto.from_config(config, dtype=torch.float32).save_pretrained(root / name)
         tokenizer.save_pretrained(root / name)
     return root / "rm", root / "lm"
-
-
-def plain_reward(model, tokenizer, prompt, response) -> float:
-    text = tokenizer.apply_chat_template(
-        [
-            {"role": "user", "content": prompt},
-            {"role": "assistant", "content": response},
-        ],
-        tokenize=False,
-    )
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-    with torch.no_grad():
-        return model(ids).logits[0, 0].item()
 
 
 def test_every_architecture_scores_a_merge_as_transformers_does(

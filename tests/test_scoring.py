@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from conftest import byte_tokenizer, llama_config
+from conftest import byte_tokenizer, llama_config, plain_reward
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from dogerm.engine import LAYER_START, Engine
@@ -22,30 +22,20 @@ ANSWERS = ["Paris.", "Lyon, I think, as it is on two rivers.", "北京 🙂", "P
 CLOSE = 1e-5
 
 
-def plain_reward(folder, prompt: str, response: str) -> float:
-    """What transformers itself gives a single conversation."""
+def by_transformers(folder, prompt: str, response: str) -> float:
+    """What transformers gives one conversation with the model in a folder."""
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=torch.float32
     ).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    text = tokenizer.apply_chat_template(
-        [
-            {"role": "user", "content": prompt},
-            {"role": "assistant", "content": response},
-        ],
-        tokenize=False,
-    )
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-    with torch.no_grad():
-        return model(ids).logits[0, 0].item()
+    return plain_reward(model, AutoTokenizer.from_pretrained(folder), prompt, response)
 
 
 def test_rewards_equal_transformers_own_on_single_inputs(engine, folders):
     found = score(engine, BASE, [(PROMPT, ANSWERS), ("Hi", ["Hello", "Go away"])])
-    wanted = [plain_reward(folders["rm"], PROMPT, answer) for answer in ANSWERS]
+    wanted = [by_transformers(folders["rm"], PROMPT, answer) for answer in ANSWERS]
     assert found[0] == pytest.approx(wanted, abs=CLOSE)
     wanted = [
-        plain_reward(folders["rm"], "Hi", answer) for answer in ("Hello", "Go away")
+        by_transformers(folders["rm"], "Hi", answer) for answer in ("Hello", "Go away")
     ]
     assert found[1] == pytest.approx(wanted, abs=CLOSE)
 
@@ -154,7 +144,7 @@ def test_too_long_gives_the_lengths_or_cuts_the_left_and_says_so(engine, folders
     whole = tokenise(engine, "Hi", ["ok"]).sequences[0]
     assert cut.sequences[1][-1] == whole[-1]  # the end, where the reward is read, stays
     assert rewards(engine, BASE, [cut])[0][0] == pytest.approx(
-        plain_reward(folders["rm"], "Hi", "ok"), abs=CLOSE
+        by_transformers(folders["rm"], "Hi", "ok"), abs=CLOSE
     )
 
 
@@ -190,7 +180,7 @@ def test_text_that_cannot_be_scored_is_named(engine, prompt, responses, words):
 )
 def test_any_valid_text_gets_a_reward(engine, folders, text):
     found = score(engine, BASE, [("Hi", [text, "ok"])])[0][0]
-    assert found == pytest.approx(plain_reward(folders["rm"], "Hi", text), abs=CLOSE)
+    assert found == pytest.approx(by_transformers(folders["rm"], "Hi", text), abs=CLOSE)
 
 
 def test_chat_messages_and_a_system_prompt_reach_the_template(family, engine):
