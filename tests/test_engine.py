@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import llama_config, save_lm
+from conftest import llama_config, save_lm, save_rm
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, LlamaForCausalLM
 
@@ -105,6 +105,23 @@ def test_shared_tokens_merge_by_string_whatever_their_ids(folders):
     for token, row in ours.items():
         assert torch.equal(table[row], lm[theirs[token]].float()), token
     assert len(table) == len(rm)
+
+
+def test_float32_tables_are_aligned_without_touching_each_other(tmp_path):
+    """Wide enough already, they must be copied before an LM's rows are written into them."""
+    wide = torch.float32
+    folders = {
+        "rm": save_rm(tmp_path / "rm", dtype=wide),
+        "math": save_lm(tmp_path / "math", 1, dtype=wide),
+        "code": save_lm(tmp_path / "code", 2, extra=["[PAD]"], dtype=wide),
+    }
+    lms = {name: folders[name] for name in ("math", "code")}
+    engine = Engine.load(Family.of(folders["rm"], lms), device="cpu", dtype="float32")
+    rm, math, code = (weights(folder)[EMBEDDING] for folder in folders.values())
+    for lam in (0, 0.4):
+        engine.apply(Recipe(lam, {"math": 1}))
+        table = engine.model.get_input_embeddings().weight[: len(rm)]
+        torch.testing.assert_close(table.data, rm + lam * (math - rm))
 
 
 def test_a_token_only_the_reward_model_has_keeps_its_row(folders, tmp_path):
@@ -216,8 +233,6 @@ def test_an_unexpected_tensor_is_an_error_that_names_it(folders, tmp_path):
 
 
 def test_a_classifier_is_not_a_reward_model(folders, tmp_path):
-    from conftest import save_rm
-
     with pytest.raises(CheckpointMismatch, match="2 labels"):
         folder = save_rm(tmp_path / "rm")
         config = AutoModelForSequenceClassification.from_pretrained(
