@@ -315,7 +315,7 @@ def aligned_tables(
             continue
         has = own[name] >= 0
         # Wide enough for both, so that a filled-in row is exactly the other table's.
-        tables[name] = filler.to(_widest(rm, lm))
+        tables[name] = filler.to(_widest(rm, lm), copy=True)
         tables[name][has] = lm[own[name][has]].to(tables[name].dtype)
     return filler.to(_widest(rm, *lms.values())), tables
 

@@ -117,7 +117,7 @@ def test_float32_tables_are_aligned_without_touching_each_other(tmp_path):
     }
     lms = {name: folders[name] for name in ("math", "code")}
     engine = Engine.load(Family.of(folders["rm"], lms), device="cpu", dtype="float32")
-    rm, math, code = (weights(folder)[EMBEDDING] for folder in folders.values())
+    rm, math = (weights(folders[name])[EMBEDDING] for name in ("rm", "math"))
     for lam in (0, 0.4):
         engine.apply(Recipe(lam, {"math": 1}))
         table = engine.model.get_input_embeddings().weight[: len(rm)]
