@@ -7,9 +7,11 @@ are transparent and text is mid-grey, so a figure reads on light and dark alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 import plotly.graph_objects as go
 
+from dogerm.benchmarks.report import Measured, Metric
 from dogerm.scoring import letter
 from dogerm.sweep import Curve, DomainMap
 
@@ -99,25 +101,12 @@ def reward_curve(
             text=f"{letter(flip.before)}→{letter(flip.after)} at {flip.lam:.2f}",
             font={"size": 12, "color": INK},
         )
-    span = curve.lams[-1] - curve.lams[0] or 1
+    _style(figure)
     figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": FONT, "size": 13, "color": INK},
-        margin={"l": 56, "r": 34, "t": 26, "b": 44},
         showlegend=False,
         hovermode="x unified",
         hoverlabel={"font": {"family": FONT}},
-        xaxis={
-            "title": {"text": "λ", "standoff": 6},
-            "range": [curve.lams[0] - 0.01 * span, curve.lams[-1] + 0.01 * span],
-            "showgrid": False,
-            "zeroline": False,
-            "ticks": "outside",
-            "tickcolor": RULE,
-            "hoverformat": ".2f",
-        },
+        xaxis=_lam_axis(curve.lams[0], curve.lams[-1]),
         yaxis={
             "title": {"text": "reward − mean" if centred else "reward", "standoff": 8},
             "gridcolor": RULE,
@@ -249,6 +238,120 @@ def domain_map(found: DomainMap, first: int, second: int) -> go.Figure:
         uirevision="keep",
     )
     return figure
+
+
+def accuracy_curve(points: Sequence[Measured], groups: Sequence[str]) -> go.Figure:
+    """Accuracy against λ in percent, a line per group with its 95% intervals.
+
+    Args:
+        points: of one mix of domains, λ ascending.
+        groups: at most as many as can be told apart, eight.
+    """
+    figure = go.Figure()
+    for style, group in enumerate(groups[: len(COLOURS)]):
+        found = [(point.recipe.lam, point.metrics[group]) for point in points]
+        measured = [
+            (lam, metric) for lam, metric in found if metric.accuracy is not None
+        ]
+        figure.add_scatter(
+            x=[lam for lam, _ in measured],
+            y=[100 * metric.accuracy for _, metric in measured],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [100 * (m.high - m.accuracy) for _, m in measured],
+                "arrayminus": [100 * (m.accuracy - m.low) for _, m in measured],
+                "thickness": 1,
+                "width": 0,
+            },
+            name=escape(group),
+            mode="lines+markers",
+            line={"color": COLOURS[style], "dash": DASHES[style], "width": 2.2},
+            marker={"symbol": MARKERS[style], "size": 6},
+            customdata=[_words(metric) for _, metric in measured],
+            hovertemplate="λ = %{x:g}: %{customdata}",
+        )
+    lams = [point.recipe.lam for point in points]
+    _style(figure)
+    figure.update_layout(
+        legend={"orientation": "h", "y": 1.12},
+        hoverlabel={"font": {"family": FONT}},
+        xaxis=_lam_axis(lams[0], lams[-1]),
+        yaxis={
+            "title": {"text": "accuracy, %", "standoff": 8},
+            "gridcolor": RULE,
+            "zeroline": False,
+        },
+    )
+    return figure
+
+
+def mix_map(points: Sequence[Measured], group: str) -> go.Figure:
+    """One group's accuracy over λ and the mix of domains, in percent; a gap where there is none.
+
+    λ = 0 is the reward model whatever the mix, so its value stands in every row.
+    """
+    mixes = list(dict.fromkeys(str(p.recipe.with_lam(1)) for p in points))
+    lams = sorted({point.recipe.lam for point in points})
+    found = {
+        (str(p.recipe.with_lam(1)), p.recipe.lam): p.metrics[group] for p in points
+    }
+    plain = next((p.metrics[group] for p in points if p.recipe.lam == 0), None)
+    cells = [
+        [found.get((mix, lam), plain if lam == 0 else None) for lam in lams]
+        for mix in mixes
+    ]
+    figure = go.Figure(
+        go.Heatmap(
+            x=lams,
+            y=[escape(mix.split(" ", 2)[-1]) for mix in mixes],
+            z=[
+                [
+                    100 * c.accuracy if c and c.accuracy is not None else None
+                    for c in row
+                ]
+                for row in cells
+            ],
+            customdata=[[_words(c) if c else "" for c in row] for row in cells],
+            hovertemplate="λ = %{x:g}, %{y}: %{customdata}<extra></extra>",
+            colorscale=[[0, BASE], [0.5, "#f3efe6"], [1, MERGED]],
+            colorbar={"title": {"text": "%"}, "outlinewidth": 0},
+        )
+    )
+    _style(figure)
+    figure.update_layout(
+        title={"text": escape(group), "font": {"size": 14}},
+        margin={"l": 150, "t": 44},
+        xaxis={"title": {"text": "λ"}, "showgrid": False},
+    )
+    return figure
+
+
+def _style(figure: go.Figure) -> None:
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": FONT, "size": 13, "color": INK},
+        margin={"l": 56, "r": 34, "t": 26, "b": 44},
+    )
+
+
+def _lam_axis(low: float, high: float) -> dict:
+    span = high - low or 1
+    return {
+        "title": {"text": "λ", "standoff": 6},
+        "range": [low - 0.01 * span, high + 0.01 * span],
+        "showgrid": False,
+        "zeroline": False,
+        "ticks": "outside",
+        "tickcolor": RULE,
+        "hoverformat": ".2f",
+    }
+
+
+def _words(metric: Metric) -> str:
+    return escape(str(metric))
 
 
 def _centred(row: Sequence[float]) -> list[float]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import IO, Any, Self
 
 from dogerm.errors import StoreError
 from dogerm.provenance import differences
@@ -84,15 +84,19 @@ class Store:
             StoreError: it has been begun and resume is false, or it is another job's.
                 Says what differs.
         """
-        if not self.begun:
+        self.check_resumed(resume)
+        if self.begun:
+            self._check(job)
+        else:
             self._write(job)
-        elif not resume:
+
+    def check_resumed(self, resume: bool) -> None:
+        """StoreError if it has been begun and is not to be resumed."""
+        if self.begun and not resume:
             raise StoreError(
                 f"{self.path} is there already, with {self.count} results. Pass --resume "
                 "to go on with it, or give another --out."
             )
-        else:
-            self._check(job)
 
     @property
     def job(self) -> Job:
@@ -249,15 +253,16 @@ def _said(error: sqlite3.DatabaseError, path: Path) -> str:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[TextIO]:
-    """A UTF-8 text file that takes the path's place when the block ends without an error.
+def replacing(path: str | Path, binary: bool = False) -> Iterator[IO[Any]]:
+    """A UTF-8 text file, or one of bytes, that takes the path's place when the block ends without an error.
 
     It grows beside the path, so that a full or read-only disk is met at once and
     readers see the old file or the new one. A pipe or a device is written directly.
     """
     target = Path(os.path.realpath(path))
+    mode, encoding = ("wb", None) if binary else ("w", "utf-8")
     if target.exists() and not target.is_file() and not target.is_dir():
-        with target.open("w", encoding="utf-8") as file:
+        with target.open(mode, encoding=encoding) as file:
             yield file
         return
     if target.is_dir():
@@ -265,7 +270,7 @@ def replacing(path: str | Path) -> Iterator[TextIO]:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open(mode, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TypeVar
@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from dogerm.errors import DeviceError
+from dogerm.errors import DeviceError, DogermError
 
 T = TypeVar("T")
 # One process may be done long before the others; it waits for them, as long as it takes.
@@ -59,6 +59,23 @@ class Group:
         with _errors():
             dist.gather_object(own, found)
         return found or []
+
+    def raise_any(self, failure: Exception | None) -> None:
+        """Raise a failure of any process in all of them, so that none waits for it."""
+        for found in self.gather(failure):
+            if found:
+                raise found
+
+    def first_here(self, action: Callable[[], T]) -> T:
+        """Do it in the first process of each machine, then in the others: what it keeps helps them."""
+        found, failure = None, None
+        if self.local_rank == 0:
+            try:
+                found = action()
+            except (DogermError, OSError) as error:
+                failure = error
+        self.raise_any(failure)
+        return found if self.local_rank == 0 else action()
 
     def device(self, asked: str) -> str:
         """Where this process runs its model: of several on a machine, each has its own GPU."""

@@ -101,6 +101,14 @@ def run(
         _bring_together(store, group)
 
 
+def check_folder(folder: Path, resume: bool) -> None:
+    """StoreError if a run in the folder would be refused: sooner than after loading models."""
+    file = _file(folder, 0)
+    if file.is_file():
+        with Store(file) as store:
+            store.check_resumed(resume)
+
+
 def _provenance(
     engine: Engine, tokens: Tokenised, about: Mapping[str, Any], batch_tokens: int
 ) -> dict[str, Any]:
@@ -164,7 +172,7 @@ def _opened(folder: Path, group: Group) -> Iterator[Store]:
     except (DogermError, OSError) as error:
         failure = error
     try:
-        _raise_any(failure, group)
+        group.raise_any(failure)
         yield store
     finally:
         if store:
@@ -185,7 +193,7 @@ def _begin(store: Store, job: Job, resume: bool, group: Group) -> None:
             _absorb(store, group)
     except DogermError as error:
         failure = error
-    _raise_any(failure, group)
+    group.raise_any(failure)
 
 
 def _absorb(store: Store, group: Group) -> None:
@@ -215,12 +223,6 @@ def _bring_together(store: Store, group: Group) -> None:
 
 def _begun_with(store: Store) -> int | None:
     return store.job.provenance["batch_tokens"] if store.begun else None
-
-
-def _raise_any(failure: Exception | None, group: Group) -> None:
-    for found in group.gather(failure):
-        if found:
-            raise found
 
 
 def _file(folder: Path, rank: int | str) -> Path:

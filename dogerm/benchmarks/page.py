@@ -1,0 +1,141 @@
+"""Results as one HTML file: charts and tables that open anywhere, without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from dogerm.charts import FONT, accuracy_curve, mix_map
+
+if TYPE_CHECKING:
+    from dogerm.benchmarks.results import Results
+
+# Nothing is fetched even if a figure should ask for it.
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:"
+)
+_STYLE = f"""
+body {{ font: 15px/1.5 {FONT}; max-width: 1100px; margin: 2rem auto; padding: 0 1rem;
+  color: #26241f; background: #fbf9f5; font-variant-numeric: tabular-nums; }}
+h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.1rem; margin-top: 2.5rem; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; }}
+th, td {{ padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd8cd;
+  white-space: nowrap; font-weight: 400; }}
+th {{ color: #6a665d; }} th:first-child, td:first-child {{ text-align: left; }}
+small {{ color: #6a665d; }} pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
+@media (prefers-color-scheme: dark) {{
+  body {{ color: #e8e4da; background: #161513; }} th, td {{ border-color: #3a3833; }}
+  th, small {{ color: #a39e92; }} }}
+"""
+
+
+def page(results: Results) -> str:
+    """The whole file. Text that came with rows or models is escaped; the same results, the same file."""
+    report = results.report
+    title = f"{report.benchmark}: {report.family['name']}"
+    about = {"family": report.family, "settings": report.settings}
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>{escape(results.benchmark.summary)} {_counts(results)}</p>",
+        *_charts(results),
+        "<h2>Accuracy, %, with 95% intervals</h2>",
+        _measured(results),
+        *_published(results),
+        "<h2>What the numbers depend on</h2>",
+        f"<pre>{escape(json.dumps(about, ensure_ascii=False, indent=1))}</pre>",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _counts(results: Results) -> str:
+    rows, skipped = len(results.job.rows), len(results.job.skipped)
+    text = f"{rows} rows, {len(results.rewards)} recipes."
+    if skipped:
+        text += f" {skipped} rows were too long and are left out."
+    if results.unfinished:
+        text += f" {len(results.unfinished)} recipes are not finished and not shown."
+    return text
+
+
+def _charts(results: Results) -> Iterable[str]:
+    groups, mixes = results.headline, results.mixes
+    figures = [
+        (_mix(own), accuracy_curve(own, groups)) for own in mixes if len(own) > 1
+    ]
+    if len(mixes) > 1:
+        name = "Overall" if "Overall" in groups else groups[0]
+        figures.insert(0, ("λ and mix", mix_map(results.report.recipes, name)))
+    for number, (name, figure) in enumerate(figures):
+        yield f"<h2>{escape(name)}</h2>"
+        yield _figure(figure, number)
+
+
+def _figure(figure: go.Figure, number: int) -> str:
+    return figure.to_html(
+        full_html=False,
+        include_plotlyjs=number == 0,  # the library itself, once
+        include_mathjax=False,
+        div_id=f"figure-{number}",
+        default_height="430px",
+        config={"displaylogo": False, "displayModeBar": "hover"},
+    )
+
+
+def _mix(points: Sequence) -> str:
+    return str(points[-1].recipe.with_lam(1)).replace(" λ=1", "")
+
+
+def _measured(results: Results) -> str:
+    """A line per recipe; every group, those with no number in the paper too."""
+    points = results.report.recipes
+    groups = list(points[0].metrics)
+    head = ["λ", "mix", *(f"{g}\nn = {points[0].metrics[g].n}" for g in groups)]
+    lines = []
+    for point in points:
+        cells = [f"{point.recipe.lam:g}", escape(_mix([point]))]
+        for metric in (point.metrics[group] for group in groups):
+            if metric.accuracy is None:
+                cells.append("–")
+                continue
+            ties = f", {metric.ties} tied" if metric.ties else ""
+            low, high = 100 * metric.low, 100 * metric.high
+            cells.append(
+                f"{100 * metric.accuracy:.1f} <small>{low:.1f}–{high:.1f}{ties}</small>"
+            )
+        lines.append(cells)
+    return _table(head, lines)
+
+
+def _published(results: Results) -> Iterable[str]:
+    published = results.benchmark.published
+    groups = list(dict.fromkeys(name for row in published.values() for name in row))
+    if groups:
+        yield "<h2>Published (arXiv:2407.01470), %</h2>"
+        lines = [
+            [escape(model), *(f"{row[g]:.1f}" if g in row else "–" for g in groups)]
+            for model, row in published.items()
+        ]
+        yield _table(["model", *groups], lines)
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """The head is escaped here, the cells are not: they are HTML."""
+    top = "".join(f"<th>{escape(name).replace(chr(10), '<br>')}</th>" for name in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
+        for cells in lines
+    )
+    return f'<div class="wide"><table><tr>{top}</tr>\n{body}</table></div>'
