@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -194,6 +195,35 @@ def lam_grid(text: str) -> list[float]:
             f"a λ grid is start:stop:step or a,b,c, for example 0:1:0.05, got {text!r}."
         ) from None
     return checked_grid(lams)
+
+
+def mix_grid(names: Sequence[str], step: float) -> list[dict[str, float]]:
+    """Every mix of the domains whose shares are multiples of step and sum to 1.
+
+    From all of the first domain to all of the last.
+
+    Raises:
+        RecipeError: step is not 1 over a whole number, or gives more than 1001 mixes.
+    """
+    parts = round(1 / step) if 0 < step <= 1 else 0
+    if not parts or abs(parts * step - 1) > 1e-9:
+        raise RecipeError(
+            f"the step between mixes must be 1 over a whole number, like 0.25, got {step:g}."
+        )
+    count = math.comb(parts + len(names) - 1, parts)
+    if count > MAX_GRID:
+        raise RecipeError(
+            f"{count} mixes of {len(names)} domains are too many; at most {MAX_GRID}. "
+            "Take larger steps."
+        )
+    splits = [
+        split
+        for split in product(range(parts, -1, -1), repeat=len(names))
+        if sum(split) == parts
+    ]
+    return [
+        {name: part / parts for name, part in zip(names, split)} for split in splits
+    ]
 
 
 def checked_grid(lams: list[float]) -> list[float]:

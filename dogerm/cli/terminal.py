@@ -17,6 +17,10 @@ from dogerm.errors import DogermError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from dogerm.benchmarks.group import Group
+    from dogerm.benchmarks.report import Metric
+    from dogerm.benchmarks.results import Results
+    from dogerm.benchmarks.run import Progress
     from dogerm.inspection import Inspection
     from dogerm.recipe import Recipe
     from dogerm.rows import Tokenised
@@ -44,9 +48,9 @@ class Commands(TyperGroup):
         raise typer.Exit(1)
 
 
-def group(summary: str) -> typer.Typer:
+def group(summary: str, cls: type[Commands] = Commands) -> typer.Typer:
     return typer.Typer(
-        cls=Commands,
+        cls=cls,
         help=summary,
         no_args_is_help=True,
         add_completion=False,
@@ -85,6 +89,45 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None
             bar.update(task, advance=done, total=total)
 
         yield advance
+
+
+@contextmanager
+def rows_progress(processes: Group) -> Iterator[Callable[[Progress], None]]:
+    """A bar with rows a second and the time left, while someone is looking.
+
+    Yields what moves it on. Of several processes the first one shows its own part.
+    """
+    from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task) -> Text:
+            return Text(f"{task.speed:.1f} rows/s" if task.speed else "")
+
+    console = stderr_console()
+    several = processes.size > 1
+    what = f"Process 1 of {processes.size}" if several else "Scoring"
+    with Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        Rate(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        speed_estimate_period=120,
+        disable=processes.rank > 0 or not console.is_terminal,
+    ) as bar:
+        task = None
+
+        def show(step: Progress) -> None:
+            nonlocal task
+            if task is None:  # what an earlier run has done says nothing about the rate
+                task = bar.add_task(what, total=step.total, completed=step.done)
+            bar.update(task, completed=step.done, total=step.total)
+
+        yield show
 
 
 def output(path: str | Path | None):
@@ -276,6 +319,45 @@ def _options(recipe: Recipe) -> str:
     layers = "" if recipe.layers == "constant" else f" --layers {recipe.layers_text}"
     parts = "".join(f" --part {name}={own:g}" for name, own in recipe.parts.items())
     return f"--lam {recipe.lam:g}{shares} --method {recipe.method}{own}{layers}{parts}"
+
+
+def print_results(found: Results) -> None:
+    """The paper's table: a line per model, published ones first, then one per recipe here."""
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    groups, points = found.headline, found.report.recipes
+    sizes = [f"{name}\nn = {points[0].metrics[name].n}" for name in groups]
+    columns = [Column(Text(size), justify="right") for size in sizes]
+    table = Table(
+        Column(""),
+        *columns,
+        title=f"{found.report.benchmark}, accuracy in % with 95% intervals",
+        title_justify="left",
+    )
+    for model, numbers in found.benchmark.published.items():
+        cells = (f"{numbers[name]:.1f}" if name in numbers else "" for name in groups)
+        table.add_row(f"{model} (published)", *cells)
+    table.add_section()
+    for own in found.mixes:
+        for point in own:
+            cells = (_accuracy(point.metrics[name]) for name in groups)
+            table.add_row(Text(str(point.recipe)), *cells)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=200)
+    console.print(table)
+    for place in found.unfinished:
+        say(f"Not finished: {found.job.recipes[place]}. Run it again with --resume.")
+
+
+def _accuracy(metric: Metric) -> str:
+    if metric.accuracy is None:
+        return "–"
+    ties = f", {metric.ties} tied" if metric.ties else ""
+    low, high = 100 * metric.low, 100 * metric.high
+    return f"{100 * metric.accuracy:.1f} [{low:.1f}, {high:.1f}]{ties}"
 
 
 def _count(number: int | None) -> str:

@@ -1,0 +1,292 @@
+"""python -m dogerm bench: a benchmark's rows under many recipes, resumable, by one process or many."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dogerm.cli.options import (
+    Device,
+    Dtype,
+    FamilyName,
+    In8bit,
+    Layers,
+    Lms,
+    MethodName,
+    Parent,
+    Parts,
+    Rm,
+    Settings,
+    Shares,
+    TooLong,
+    engine_of,
+    family_of,
+    recipe_of,
+)
+from dogerm.cli.terminal import (
+    Commands,
+    counts,
+    group,
+    print_results,
+    progress,
+    rows_progress,
+    say,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dogerm.benchmarks.benchmark import Benchmark
+    from dogerm.benchmarks.data import Dataset
+    from dogerm.benchmarks.data import Settings as Rules
+    from dogerm.family import Family
+    from dogerm.recipe import Recipe
+
+INTERRUPTED = 130  # as a shell says of a command that Ctrl-C ended
+
+
+class _ByName(Commands):
+    """Takes the name of any benchmark as a command, so that --help need not load them."""
+
+    def get_command(self, ctx: typer.Context, name: str):
+        return super().get_command(ctx, name) or super().get_command(ctx, "NAME")
+
+
+bench = group(
+    "Benchmarks: rewardbench, rewardbench2, autoj, gsm8k, mbpp, humaneval, pairs.",
+    _ByName,
+)
+
+
+@bench.command("NAME")
+def run_benchmark(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder for the store and the report.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The rows: JSON Lines, CSV or Parquet."),
+    ] = None,
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    load_in_8bit: In8bit = False,
+    lam: Annotated[
+        str, typer.Option("--lam", metavar="START:STOP:STEP|A,B,C", help="The λ grid.")
+    ] = "0:1:0.05",
+    share: Shares = None,
+    mix: Annotated[
+        float | None,
+        typer.Option(
+            "--mix",
+            metavar="STEP",
+            help="Every mix of the domains in steps of this, instead of --share.",
+        ),
+    ] = None,
+    method: MethodName = "linear",
+    set: Settings = None,
+    parent: Parent = None,
+    layers: Layers = "constant",
+    part: Parts = None,
+    too_long: TooLong = "error",
+    preset: Annotated[
+        Literal["paper", "corrected"],
+        typer.Option(help="As the reference does it, or as it meant it."),
+    ] = "paper",
+    bad_rows: Annotated[
+        Literal["stop", "skip"],
+        typer.Option(help="What to do at a row that cannot be used."),
+    ] = "stop",
+    revision: Annotated[
+        str | None, typer.Option(help="Of the hub set.", show_default="newest")
+    ] = None,
+    xstest: Annotated[
+        Literal["upstream", "dogerm"] | None,
+        typer.Option(
+            help="Whose XSTest weights RewardBench has.", show_default="the preset's"
+        ),
+    ] = None,
+    ns: Annotated[
+        str, typer.Option(metavar="N,N,…", help="Best-of-N: how many candidates.")
+    ] = "1,2,4,8,16",
+    allow_code_execution: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code-execution", help="MBPP, HumanEval: run the candidates."
+        ),
+    ] = False,
+    seconds: Annotated[
+        int, typer.Option(min=1, help="CPU time that a candidate program gets.")
+    ] = 3,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Programs run at a time.", show_default="cores"),
+    ] = None,
+    validation: Annotated[
+        float,
+        typer.Option(
+            help="Share of the rows that λ is chosen on; the rest is reported."
+        ),
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the split and the bootstrap.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was stopped.")
+    ] = False,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Padded tokens of one pass.", show_default="by free memory"
+        ),
+    ] = None,
+) -> None:
+    """Score a benchmark's rows at every λ, and report.
+
+    Every reward is on disk before the next batch begins: after Ctrl-C, a kill or a power
+    cut, the same command with --resume goes on. Under `accelerate launch` or torchrun the
+    processes share the rows and the λs.
+    """
+    from dogerm.benchmarks.benchmark import BENCHMARKS
+    from dogerm.benchmarks.data import Settings as Rules
+    from dogerm.benchmarks.group import Group
+    from dogerm.benchmarks.results import Results
+    from dogerm.benchmarks.run import check_folder, run
+    from dogerm.rows import tokenise_rows
+
+    if ctx.info_name not in BENCHMARKS:
+        raise typer.BadParameter(
+            f"there is no benchmark {ctx.info_name!r}; there are {', '.join(BENCHMARKS)}."
+        )
+    benchmark = BENCHMARKS[ctx.info_name]
+    models = family_of(family, rm, lm, parent)
+    recipes = _recipes(models, lam, share, mix, method, set, layers, part)
+    rules = Rules(
+        data=data,
+        revision=revision,
+        preset=preset,
+        bad_rows=bad_rows,
+        xstest=xstest,
+        ns=_numbers(ns),
+        allow_code_execution=allow_code_execution,
+        seconds=seconds,
+        workers=workers,
+        verdicts=out / "verdicts.jsonl",
+        validation=validation,
+        seed=seed,
+    )
+    processes = Group()
+    first = processes.rank == 0
+    if processes.meant_several:
+        say(
+            "warning: accelerate was asked for several processes and started only this "
+            "one, as it does with --cpu. With --multi_gpu it starts them on a CPU too."
+        )
+    if first:
+        check_folder(out, resume)
+    dataset = processes.first_here(lambda: _read(benchmark, rules))
+    engine = engine_of(models, processes.device(device), dtype, load_in_8bit, method)
+    tokens = tokenise_rows(engine, dataset.rows, too_long)
+    left_out = dataset.to_json()["left_out"]
+    about = {
+        "benchmark": benchmark.name,
+        "settings": rules.to_json(),
+        "rules": dict(benchmark.rules[preset]),
+        "dataset": {"source": dict(dataset.source), "left_out": left_out},
+    }
+    step = None
+    try:
+        with rows_progress(processes) as show:
+            for step in run(
+                engine, tokens, recipes, out, about, resume, batch_tokens, processes
+            ):
+                show(step)
+    except KeyboardInterrupt:
+        if first:
+            done = f"{step.done} of {step.total}" if step else "no"
+            say(
+                f"Stopped: {done} rows are scored and safe in {out}. Go on with the "
+                "same command and --resume."
+            )
+        raise typer.Exit(INTERRUPTED) from None
+    processes.leave()
+    if first:
+        results = Results.of(out)
+        results.write(out)
+        print_results(results)
+        also = f", {sum(left_out.values())} rows left out" if left_out else ""
+        say(
+            f"Scored {counts(tokens)}{also} under {len(recipes)} recipes; "
+            f"wrote {out / 'report.json'} and report.html."
+        )
+
+
+@bench.command("report")
+def report(
+    directory: Annotated[Path, typer.Argument(help="The --out of a benchmark.")],
+) -> None:
+    """The tables of a run, beside the published numbers, from its store alone.
+
+    Writes report.json, .csv, .parquet and .html, rows.jsonl and rows.parquet into the
+    folder, and no model is loaded. Recipes that are not finished are named and left out.
+    """
+    from dogerm.benchmarks.results import Results
+
+    results = Results.of(directory)
+    written = results.write(directory)
+    print_results(results)
+    say(f"Wrote {', '.join(map(str, written))}.")
+
+
+def _recipes(
+    family: Family,
+    lam: str,
+    share: Sequence[str] | None,
+    mix: float | None,
+    method: str,
+    settings: Sequence[str] | None,
+    layers: str,
+    parts: Sequence[str] | None,
+) -> list[Recipe]:
+    """Recipe by recipe as they are run; λ = 0, the reward model whatever the mix, once."""
+    from dogerm.recipe import lam_grid, mix_grid
+
+    if mix is not None and share:
+        raise typer.BadParameter("--mix goes over all shares; leave out --share.")
+    mixes = (
+        [share]
+        if mix is None
+        else [
+            [f"{name}={part}" for name, part in shares.items()]
+            for shares in mix_grid(list(family.lms), mix)
+        ]
+    )
+    every = [
+        recipe_of(family, at, own, method, settings, layers, parts)
+        for own in mixes
+        for at in lam_grid(lam)
+    ]
+    plain = next((recipe for recipe in every if recipe.lam == 0), None)
+    return [recipe for recipe in every if recipe.lam > 0 or recipe is plain]
+
+
+def _read(benchmark: Benchmark, rules: Rules) -> Dataset:
+    """The rows; where programs are run for them, how many have been."""
+    with progress("Running programs") as advance:
+        done = 0
+
+        def show(now: int, total: int) -> None:
+            nonlocal done
+            advance(now - done, total)
+            done = now
+
+        return benchmark.read(replace(rules, on_progress=show))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--ns is like 1,2,4,8,16, got {text!r}.") from None
