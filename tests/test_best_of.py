@@ -122,7 +122,10 @@ def test_both_layouts_of_candidates_say_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ({"question": "q", "answer": 1}, "candidates or samples or outputs is missing"),
+        (
+            {"question": "q", "answer": 1},
+            "candidates or samples or outputs or responses is missing",
+        ),
         ({"question": "q", "candidates": ["1", "2"]}, "answer is missing"),
         (
             {"question": "q", "answer": "#### x", "candidates": ["1", "2"]},

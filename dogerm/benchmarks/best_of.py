@@ -17,7 +17,7 @@ from dogerm.errors import InputError
 from dogerm.rows import Row
 
 # Keys under which a plain row, or the reference's, holds its candidates and their labels.
-CANDIDATES = ("candidates", "samples", "outputs")
+CANDIDATES = ("candidates", "samples", "outputs", "responses")
 LABELS = ("passed", "correct", "is_correct")
 
 

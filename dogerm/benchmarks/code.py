@@ -130,13 +130,30 @@ def unfenced(candidate: str, settings: Settings) -> str:
     return cut(candidate, MBPP_STOPS)
 
 
+def asked(data: Mapping[str, Any], where: str) -> str:
+    """What an MBPP problem asks: its text and first test in a docstring, as in the reference.
+
+    With `entry_point`, its prompt as it is.
+    """
+    wanted = text(data, ["text", "prompt"], where)
+    if "entry_point" in data:
+        return wanted
+    return f'"""\n{wanted}\n{_tests(data, where)[0]}\n"""'
+
+
 def _mbpp(
     data: Mapping[str, Any], where: str, own: list[str], settings: Settings
 ) -> tuple[dict[str, Any], list[str]]:
-    wanted = text(data, ["text", "prompt"], where)
     codes = [unfenced(candidate, settings) for candidate in own]
+    row = {"prompt": asked(data, where), "responses": own}
     if "entry_point" in data:
-        return {"prompt": wanted, "responses": own}, _checked(data, where, codes)
+        return row, _checked(data, where, codes)
+    before = [*data.get("test_imports", []), data.get("test_setup_code") or ""]
+    suite = "\n".join([*before, *_tests(data, where)])
+    return row, [f"{code}\n{suite}\n" for code in codes]
+
+
+def _tests(data: Mapping[str, Any], where: str) -> list[str]:
     tests = data.get("test_list")
     if not isinstance(tests, list) or not all(isinstance(t, str) for t in tests):
         raise InputError(
@@ -145,10 +162,7 @@ def _mbpp(
         )
     if not tests:
         raise InputError(f"{where}: test_list is empty: nothing could be wrong.")
-    asked = f'"""\n{wanted}\n{tests[0]}\n"""'
-    before = [*data.get("test_imports", []), data.get("test_setup_code") or ""]
-    suite = "\n".join([*before, *tests])
-    return {"prompt": asked, "responses": own}, [f"{code}\n{suite}\n" for code in codes]
+    return tests
 
 
 def _humaneval(
