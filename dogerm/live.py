@@ -115,10 +115,12 @@ def build(
 def _to_int8(
     model: PreTrainedModel, name: str, layer: nn.Linear, device: torch.device
 ) -> Int8:
+    # On import it misses a package for 4 bits, and on every call it says that bfloat16
+    # inputs are cast, which is how it works.
+    for quiet in ("backends.cpu.ops", "autograd._functions"):
+        logging.getLogger(f"bitsandbytes.{quiet}").setLevel(logging.ERROR)
     import bitsandbytes
 
-    # It says on every call that bfloat16 inputs are cast, which is how it works.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     shape = layer.weight.shape
     with torch.device("meta"):
         new = bitsandbytes.nn.Linear8bitLt(

@@ -15,6 +15,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from dogerm.charts import speed_bars
 from dogerm.engine import Engine
 from dogerm.speed import _flops, measure
 from dogerm.synthetic import llama_240m, write_checkpoint
@@ -128,6 +129,39 @@ def test_operations_are_those_that_torch_counts(family):
     attention = sum(2 * n * n * config.hidden_size for n in lengths)
     attention *= config.num_hidden_layers
     assert _flops(engine, lengths) == counted + attention
+
+
+def test_the_chart_has_a_bar_for_everything_that_was_measured():
+    """From numbers that no machine gives: none is computed, none left out."""
+    merging = [
+        {"lms": 1, "sources": "mapped", "dtype": "float16", "nbytes": 6, "seconds": 0.5}
+        | {"copy_seconds": 0.25},
+        {"lms": 1, "sources": "pinned", "dtype": "float16", "nbytes": None}
+        | {"seconds": None, "copy_seconds": None},
+        {"lms": 2, "sources": "mapped", "dtype": "float16", "nbytes": 8, "seconds": 0.7}
+        | {"copy_seconds": 0.35},
+    ]
+    steps = {"load": 1.0, "merge": 2.0, "score": 40.0}
+    found = {
+        "parameters": 7e6,
+        "merging": merging,
+        "answers": {"responses": 16, "shared": 3, "batch": 6, "one_by_one": 5},
+        "against": [
+            {
+                "name": "reference",
+                "steps": steps,
+                "ours": {"merge": 0.01, "score": 40.0},
+            }
+        ],
+    }
+    figure = speed_bars(found)
+    assert [list(bars.x) for bars in figure.data] == [
+        [0.5, 0.25],
+        [0.01, 3.0],
+        [3, 6, 5],
+    ]
+    assert list(figure.data[1].text) == ["10 ms", "3.0 s"]
+    assert len(speed_bars(found | {"against": []}).data) == 2
 
 
 PEAK = """
