@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from dogerm.engine import Engine
 from dogerm.errors import InputError, TooLong
@@ -24,6 +24,8 @@ from dogerm.scoring import (
 )
 
 _MARK = b"\xef\xbb\xbf"  # a byte order mark, from some editors
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class Tokenised:
         """How many rewards one recipe takes."""
         return sum(len(item.sequences) for item in self.scored)
 
-    def spread(self, rewards: Sequence[list[float]]) -> list[list[float] | None]:
-        """Rewards of `scored`, back in the rows' places; None for a skipped row."""
+    def spread(self, rewards: Sequence[Found]) -> list[Found | None]:
+        """What was found of `scored`, back in the rows' places; None for a skipped row."""
         rest = iter(rewards)
         return [None if item is None else next(rest) for item in self.items]
 

@@ -1,9 +1,10 @@
-"""The commands on models: demo, score, sweep, suggest, merge, inspect, speed."""
+"""The commands on models: demo, score, sweep, scan, suggest, merge, inspect, speed."""
 
 from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from dogerm.cli.options import (
     Settings,
     Shares,
     TooLong,
+    anatomy_of,
     engine_of,
     family_of,
     recipe_of,
@@ -178,6 +180,87 @@ def sweep(
     if report.recipes[0].metrics["Overall"].n:
         for point in dict.fromkeys((report.recipes[0], pairs.best(report))):
             say(f"λ = {point.recipe.lam:g}: {point.metrics['Overall']}")
+
+
+@app.command()
+def scan(
+    input: Input,
+    out: Annotated[
+        Path, typer.Option(help="Folder for rows.jsonl, report.json, scan.html.")
+    ],
+    window: Annotated[
+        int, typer.Option("--window", help="How many neighbouring layers at a time.")
+    ] = 1,
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    load_in_8bit: In8bit = False,
+    lam: Lam = None,
+    share: Shares = None,
+    method: MethodName = "linear",
+    set: Settings = None,
+    layers: Layers = "constant",
+    part: Parts = None,
+    parent: Parent = None,
+    too_long: TooLong = "error",
+) -> None:
+    """Where in the model does what flips a row sit? Merges a window of layers at a time.
+
+    Writes OUT/rows.jsonl, each row with "scan" (the rewards and the flip with only the
+    embeddings, then each window, merged), OUT/report.json, the accuracies of those
+    merges, and OUT/scan.html, a chart of the mean margin.
+    """
+    from dogerm.benchmarks import pairs
+    from dogerm.charts import layer_profile
+    from dogerm.rows import read_rows, tokenise_rows
+    from dogerm.scan import mean, spots
+    from dogerm.scan import scan as run
+
+    models = family_of(family, rm, lm, parent)
+    recipe = recipe_of(models, lam, share, method, set, layers, part)
+    places = spots(recipe, anatomy_of(models).layers, window)
+    recipes = [recipe.with_lam(0), recipe, *(place.recipe for place in places)]
+    rows = read_rows(input)
+    with output(out / "rows.jsonl") as rows_file:
+        engine = engine_of(models, device, dtype, load_in_8bit, method)
+        tokens = tokenise_rows(engine, rows, too_long)
+        with progress("Scanning", len(recipes) * tokens.responses) as advance:
+            scored = run(engine, recipe, tokens.scored, window, advance)
+        found = tokens.spread(scored)
+        for index, row in enumerate(rows):
+            own = None if index in tokens.skipped else found[index].to_json()
+            skip = why_skipped(tokens.skipped, index)
+            write_row(rows_file, row.data | {"scan": own} | skip)
+    rewards = [[one.table[i] for one in scored] for i in range(len(recipes))]
+    spread = [tokens.spread(own) for own in rewards]
+    report = pairs.report(engine, tokens, recipes, spread)
+    names = ["base", "all", *(place.name for place in places)]
+    report = replace(report, settings={**report.settings, "spots": names})
+    with output(out / "report.json") as file:
+        json.dump(report.to_json(), file, ensure_ascii=False, indent=1)
+        file.write("\n")
+    say(f"Scanned {counts(tokens)} at {len(places)} spots; wrote {out}.")
+    if not scored:
+        return
+    profile = mean(
+        [
+            one.profile(*((0, 1) if row.is_pair else one.contest))
+            for row, one in zip(rows, found)
+            if one is not None
+        ]
+    )
+    paired = all(row.is_pair for row in rows)
+    words = ("chosen", "rejected") if paired else ("preferred", "rival")
+    with output(out / "scan.html") as file:
+        file.write(layer_profile(profile, *words).to_html())
+    most = profile.widest
+    say(
+        f"Mean margin: base {profile.base:+.4f}, all merged {profile.merged:+.4f}; most at "
+        f"{profile.names[most]}: {profile.margins[most]:+.4f}, which alone flips "
+        f"{profile.flips[most]} of {profile.rows} rows."
+    )
 
 
 @app.command()

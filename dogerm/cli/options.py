@@ -12,6 +12,7 @@ import typer
 from dogerm.cli.terminal import quieten, stderr_console
 
 if TYPE_CHECKING:
+    from dogerm.anatomy import Anatomy
     from dogerm.engine import Engine
     from dogerm.family import Family
     from dogerm.recipe import Recipe
@@ -153,11 +154,16 @@ def recipe_of(
     recipe = family.recipe(lam, numbers, method, options, layers, factors)
     check_method(recipe, parent=family.parent is not None)
     if recipe.reach:
-        from dogerm.checkpoint import Checkpoint, anatomy_of
-
-        rm = Checkpoint(family.rm, "the reward model", weights=False)
-        anatomy_of(rm).check(recipe)
+        anatomy_of(family).check(recipe)
     return recipe
+
+
+def anatomy_of(family: Family) -> Anatomy:
+    """Layers and parts of the family's reward model, from its configuration alone."""
+    from dogerm import checkpoint
+
+    rm = checkpoint.Checkpoint(family.rm, "the reward model", weights=False)
+    return checkpoint.anatomy_of(rm)
 
 
 def engine_of(
