@@ -71,8 +71,8 @@ class Option:
     """A setting of a method: a number from low (not itself, if `above`) to high.
 
     Args:
-        usual: the part of the range that sliders cover and searches try, where that is not
-            all of it; None: all. By orders of magnitude when it spans several.
+        usual: the part of the range that searches try, where that is not all of it; None:
+            all. By orders of magnitude when it spans several.
         searched: whether a search may choose it. Not so for a seed: the luckiest of many
             says nothing about the next pairs.
     """
@@ -113,10 +113,14 @@ class Option:
             raise RecipeError(f"{self._wanted(name)}, got {value}.")
         return result
 
+    @property
+    def range(self) -> str:
+        low = f"above {self.low:g}" if self.above else f"from {self.low:g}"
+        return f"{low} to {self.high:{',' if self.whole else 'g'}}"
+
     def _wanted(self, name: str) -> str:
         kind = "a whole number" if self.whole else "a number"
-        low = f"above {self.low:g}" if self.above else f"from {self.low:g}"
-        return f"{name} ({self.meaning}) must be {kind} {low} to {self.high:g}"
+        return f"the option {name} ({self.meaning}) must be {kind} {self.range}"
 
 
 @dataclass(frozen=True)

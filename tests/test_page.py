@@ -11,9 +11,11 @@ from gradio_client.exceptions import AppError
 from dogerm.charts import reward_curve
 from dogerm.engine import Engine
 from dogerm.family import Family
+from dogerm.merge import METHODS
 from dogerm.recipe import Recipe
 from dogerm.scoring import score
 from dogerm.sweep import Curve, Flip, curve
+from dogerm.ui.studio import Studio
 
 
 def lam_of(page) -> float:
@@ -79,6 +81,102 @@ def test_another_method_merges_anew_and_the_formula_says_so(visit, folders):
     assert shown(page, "merged") == pytest.approx(wanted, abs=CLOSE)
     formula = page.inner_text("#formula")
     assert formula == "DogeRM = ties(0.50 RM + 0.25 math + 0.25 code)"
+
+
+@pytest.fixture
+def with_parent(folders) -> Engine:
+    lms = {"math": folders["plain"], "code": folders["padded"]}
+    family = Family.of(folders["rm"], lms, parent=str(folders["moved"]))
+    return Engine.load(family, device="cpu", dtype="float32")
+
+
+def choose_method(page, name: str) -> None:
+    page.click("#method input")
+    page.get_by_role("option", name=name, exact=True).click()
+    page.wait_for_function(f"dogerm.view.frame.method === '{name}'")
+    whole(page)
+
+
+def test_only_the_chosen_methods_options_are_shown_with_range_and_meaning(visit):
+    page = visit()
+    assert page.locator(".option:visible").count() == 0
+    for method in ("della", "nuslerp", "nearswap", "breadcrumbs", "sce"):
+        choose_method(page, method)
+        options = METHODS[method].options
+        ids = [block.get_attribute("id") for block in page.locator(".option").all()]
+        assert sorted(ids) == sorted(f"option-{name}" for name in options)
+        for name, option in options.items():
+            block = page.locator(f"#option-{name}")
+            box = block.locator("input[type=number]")
+            assert float(box.input_value()) == option.default
+            wanted = f"{option.meaning}; {option.range}, default {option.default:g}"
+            assert block.locator(".info-text").inner_text() == wanted
+    choose_method(page, "linear")
+    assert page.locator(".option:visible").count() == 0
+
+
+def test_an_option_is_part_of_the_request_and_merges_anew(visit, with_parent):
+    page = visit()
+    choose_method(page, "dare_linear")
+    Slider(page, "#option-density").to(0.2)
+    page.wait_for_function("dogerm.view.frame.options.density < 0.4")
+    whole(page)
+    density = page.evaluate("dogerm.view.frame.options.density")
+    page.fill("#option-seed input", "7")
+    page.wait_for_function(
+        "document.getElementById('dogerm-results').dataset.state === 'stale'"
+    )
+    assert page.inner_text("#stale") == "The options have changed. Press Score."
+    page.press("#option-seed input", "Enter")
+    page.wait_for_function("dogerm.view.frame.options.seed === 7")
+    whole(page)
+    shares, options = {"math": 1, "code": 1}, {"density": density, "seed": 7}
+    recipe = Recipe(0.5, shares, "dare_linear", options)
+    wanted = score(with_parent, recipe, [(PROMPT, ANSWERS)])[0]
+    assert shown(page, "merged") == pytest.approx(wanted, abs=CLOSE)
+    lams = [0, 0.05, 1]
+    wanted = curve(
+        with_parent, PROMPT, ANSWERS, shares, lams, "dare_linear", options
+    ).rewards
+    drawn = page.evaluate("dogerm.view.curve.rewards")
+    for row, at in zip((drawn[0], drawn[1], drawn[20]), wanted):
+        assert row == pytest.approx(list(at), abs=CLOSE)
+    page.click("#reset")
+    page.wait_for_function("dogerm.view.frame.method === 'linear'")
+    whole(page)
+    choose_method(page, "dare_linear")
+    assert page.evaluate("dogerm.view.frame.options") == {"density": 0.5, "seed": 0}
+
+
+def test_a_wrong_option_is_the_librarys_sentence_and_the_last_answer_stays(visit):
+    page = visit()
+    choose_method(page, "nearswap")
+    before = shown(page, "merged")
+    page.fill("#option-t input", "-1")
+    page.press("#option-t input", "Enter")
+    toast = page.locator(".toast-body").first
+    toast.wait_for()
+    wanted = "The option t (differences up to this are followed whole) must be a number from 0 to"
+    assert wanted in toast.inner_text() and "got -1" in toast.inner_text()
+    assert shown(page, "merged") == before and state(page) == "stale"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_the_first_view_holds_options_too(visit, width, height, theme):
+    page = visit(width, height, f"?__theme={theme}")
+    choose_method(page, "della")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    parts = ("#option-density", "#option-epsilon", "#option-seed", "#verdict")
+    for part in (*parts, *(["#plot .js-plotly-plot"] if width > 1000 else [])):
+        box = page.locator(part).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= height, part
+
+
+def test_without_a_parent_only_methods_that_need_none_are_offered(engine, with_parent):
+    offered = Studio(engine, "tiny").methods()
+    assert offered == [name for name, m in METHODS.items() if not m.needs_parent]
+    assert Studio(with_parent, "tiny").methods() == list(METHODS)
 
 
 def test_the_chart_shows_the_curve_with_a_cursor_that_follows(visit):
@@ -302,6 +400,12 @@ def test_typed_endpoints_score_and_curve(url, engine):
         (("", ANSWERS, 0.5, {"math": 1}), "instruction is empty"),
         ((PROMPT, ["a", "<img src=x> \n "], 0.5, {"<b>": 1}), "&lt;b&gt;"),
         ((PROMPT, ANSWERS, 0.5, {"math": 1}, "stir"), "no merge method"),
+        ((PROMPT, ANSWERS, 0.5, {"math": 1}, "ties", {"x": 1}), "has no option"),
+        ((PROMPT, ANSWERS, 0.5, {"math": 1}, "ties", {"density": 2}), "above 0 to 1"),
+        (
+            (PROMPT, ANSWERS, 0.5, {"math": 1}, "ties", [0.5]),
+            "must be a mapping",
+        ),
     ],
 )
 def test_an_endpoint_answers_bad_input_with_the_librarys_sentence(
@@ -310,6 +414,28 @@ def test_an_endpoint_answers_bad_input_with_the_librarys_sentence(
     client = Client(url, verbose=False)
     with pytest.raises(AppError, match=re.escape(words)):
         client.predict(*arguments, api_name="/score")
+
+
+def test_endpoints_take_a_methods_options_last(url, with_parent):
+    client = Client(url, verbose=False)
+    shares, options = {"math": 1}, {"density": 0.3}
+    found = client.predict(
+        PROMPT, ANSWERS, 0.4, shares, "ties", options, api_name="/score"
+    )
+    recipe = Recipe(0.4, shares, "ties", options)
+    wanted = score(with_parent, recipe, [(PROMPT, ANSWERS)])[0]
+    assert found["merged"] == pytest.approx(wanted, abs=CLOSE)
+    assert found["recipe"] == recipe.to_json()
+    found = client.predict(
+        PROMPT, ANSWERS, shares, [0.4, 1], "ties", options, api_name="/curve"
+    )
+    assert found["rewards"][0] == pytest.approx(wanted, abs=CLOSE)
+    with pytest.raises(
+        AppError, match="option density .* must be a number above 0 to 1, got"
+    ):
+        client.predict(
+            PROMPT, ANSWERS, shares, None, "ties", {"density": 0}, api_name="/curve"
+        )
 
 
 def test_a_curve_of_one_point_is_refused(url):

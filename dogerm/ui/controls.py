@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from dogerm.recipe import Recipe
+from dogerm.ui import options
 from dogerm.ui.studio import Studio
 
 
@@ -28,6 +29,7 @@ class Controls:
     Args:
         count: how many of the response boxes are shown.
         shares: a slider per domain; those beyond the family's domains are hidden.
+        options: a widget per name of a method's option; only the chosen method's are shown.
     """
 
     studio: Studio
@@ -37,12 +39,14 @@ class Controls:
     instruction: gr.Textbox
     count: gr.State
     boxes: Sequence[gr.Textbox]
+    options: options.Widgets
 
     @property
     def inputs(self) -> list[gr.components.Component]:
         """What an event takes as inputs, for `request` to read."""
         settings = [self.lam, self.method, *self.shares]
-        return [*settings, self.instruction, self.count, *self.boxes]
+        texts = [self.instruction, self.count, *self.boxes]
+        return [*settings, *self.options.values(), *texts]
 
     def request(self, values: Sequence[Any]) -> Request:
         """The request that the values of `inputs` stand for.
@@ -52,9 +56,15 @@ class Controls:
         """
         lam, method, *rest = values
         shares, rest = rest[: len(self.shares)], rest[len(self.shares) :]
+        set_to, rest = rest[: len(self.options)], rest[len(self.options) :]
         prompt, count, *texts = rest
         family = self.studio.family
-        recipe = family.recipe(lam, dict(zip(family.lms, shares)), method)
+        recipe = family.recipe(
+            lam,
+            dict(zip(family.lms, shares)),
+            method,
+            options.given(method, list(self.options), set_to),
+        )
         # A box that was never shown arrives as None.
         return Request(
             recipe, prompt or "", [text or "" for text in texts[: int(count)]]

@@ -127,6 +127,12 @@ window.dogerm = (() => {
     }));
   }
 
+  // The chosen method's options, as they are set now.
+  function readOptions() {
+    const shown = [...document.querySelectorAll(".option")].filter((block) => block.offsetParent);
+    return shown.map((block) => [block.id.replace("option-", ""), block.querySelector('input[type="number"]').value]);
+  }
+
   // Why the frame no longer answers what the widgets say, or nothing when it does.
   function staleness() {
     const { frame } = view;
@@ -136,6 +142,9 @@ window.dogerm = (() => {
     if (texts.join("\0") !== [frame.prompt, ...frame.texts].join("\0")) return "The text has changed. Press Score.";
     const shares = readShares(), total = shares.reduce((sum, s) => sum + s.value, 0);
     if (shares.some((s) => Math.abs(s.value / total - (frame.shares[s.name] || 0)) > 1e-6)) return "The weights have changed.";
+    const known = ([name]) => name in frame.options; // while a new method's frame is under way, it is not
+    if (readOptions().filter(known).some(([name, value]) => value !== "" && Number(value) !== frame.options[name]))
+      return "The options have changed. Press Score.";
     return view.stopped ? "Stopped before the curve was whole. Press Score to go on." : "";
   }
 
@@ -180,7 +189,7 @@ window.dogerm = (() => {
 
   // The same texts and the same mix: the curve that is drawn still holds.
   const sameCurve = (a, b) =>
-    a && b && JSON.stringify([a.texts, a.prompt, a.shares, a.method]) === JSON.stringify([b.texts, b.prompt, b.shares, b.method]);
+    a && b && JSON.stringify([a.texts, a.prompt, a.shares, a.method, a.options]) === JSON.stringify([b.texts, b.prompt, b.shares, b.method, b.options]);
 
   function show(frame) {
     if (!frame || !frame.texts) return;
@@ -230,7 +239,7 @@ window.dogerm = (() => {
     if (target.closest("#lam")) {
       view.lam = Math.min(1, Math.max(0, Number(target.value)));
       draw();
-    } else if (target.closest(".share, #instruction, .response")) draw();
+    } else if (target.closest(".share, .option, #instruction, .response")) draw();
   });
   document.addEventListener("click", ({ target }) => {
     if (target.closest("#more, #fewer")) setTimeout(draw, 400); // once the server has shown the box

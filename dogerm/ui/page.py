@@ -11,7 +11,7 @@ import gradio as gr
 
 from dogerm.engine import Engine
 from dogerm.scoring import letter
-from dogerm.ui import domain_map, tokens
+from dogerm.ui import domain_map, options, tokens
 from dogerm.ui.controls import Controls
 from dogerm.ui.playground import (
     ENGINE,
@@ -57,6 +57,9 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
             )
             reset = gr.Button("Reset", size="sm", elem_id="reset", min_width=60)
 
+        with gr.Row(elem_id="options"):
+            settings = options.widgets()
+
         with gr.Row(elem_id="studio"):
             with gr.Column(scale=5, min_width=340, elem_id="inputs"):
                 with gr.Row(elem_id="weights"):
@@ -64,14 +67,14 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
                         gr.Slider(
                             0,
                             1,
-                            settings["value"],
+                            domain["value"],
                             step=0.05,
-                            label=settings["label"],
-                            visible=settings["visible"],
+                            label=domain["label"],
+                            visible=domain["visible"],
                             elem_id=f"share-{i}",
                             elem_classes="share",
                         )
-                        for i, settings in enumerate(_domains(studio, first))
+                        for i, domain in enumerate(_domains(studio, first))
                     ]
                 chips = gr.Radio(
                     _titles(studio),
@@ -108,7 +111,9 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
                 gr.HTML(_results(), padding=False)
                 gr.Plot(_empty_figure(), show_label=False, elem_id="plot")
 
-        controls = Controls(studio, lam, method, sliders, instruction, count, boxes)
+        controls = Controls(
+            studio, lam, method, sliders, instruction, count, boxes, settings
+        )
         if PANELS:  # Gradio's page fails on a row of no tabs
             with gr.Tabs(elem_id="panels"):
                 for panel in PANELS:
@@ -133,7 +138,8 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
             return [
                 studio.family.lam if chosen.lam is None else chosen.lam,
                 gr.Dropdown(choices=studio.methods(), value="linear"),
-                *(gr.Slider(**settings) for settings in _domains(studio, chosen)),
+                *(gr.Slider(**domain) for domain in _domains(studio, chosen)),
+                *options.shown("linear", settings),
                 chosen.prompt,
                 len(chosen.responses),
                 *(
@@ -170,13 +176,20 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
         arrived = page.load(
             arrive, None, [header, footer, chips, *controls.inputs, *shown], **QUIET
         )
+        set_up = method.input(
+            lambda name: options.shown(name, settings),
+            method,
+            list(settings.values()),
+            **QUIET,
+        )
         runs = [
-            method.input(whole, **everything),
+            set_up.then(whole, **everything),
             arrived.then(whole, **everything),
             run.click(whole, **everything),
         ]
-        for slider in sliders:
-            runs.append(slider.release(whole, trigger_mode="always_last", **everything))
+        for widget in (*sliders, *settings.values()):
+            event = widget.release if isinstance(widget, gr.Slider) else widget.submit
+            runs.append(event(whole, trigger_mode="always_last", **everything))
         chosen = chips.input(example, chips, controls.inputs, **QUIET)
         runs.append(chosen.then(whole, **everything))
         returned = reset.click(example, chips, controls.inputs, **QUIET)

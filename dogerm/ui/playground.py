@@ -17,6 +17,7 @@ import gradio as gr
 from dogerm import charts
 from dogerm.engine import Engine
 from dogerm.errors import DogermError, InputError
+from dogerm.merge import options_of
 from dogerm.scoring import rewards, tokenise
 from dogerm.sweep import Curve, curve, grow
 from dogerm.ui.controls import Request
@@ -72,6 +73,7 @@ def compare(engine: Engine, asked: Request) -> dict[str, Any]:
         "prompt": asked.prompt,
         "shares": dict(recipe.shares),
         "method": recipe.method,
+        "options": options_of(recipe),
         "texts": asked.responses,
         "done": False,
     }
@@ -109,10 +111,13 @@ def endpoints(studio: Studio) -> None:
         lam: float,
         shares: dict[str, float],
         method: str = "linear",
+        options: dict[str, float] | None = None,
     ) -> dict[str, Any]:
         """Rewards of each response from the plain reward model and from DogeRM at λ."""
         with errors_for_people():
-            recipe = studio.family.recipe(lam, _shares(shares), method)
+            recipe = studio.family.recipe(
+                lam, _shares(shares), method, _options(options)
+            )
             frame = compare(studio.engine, Request(recipe, instruction, responses))
             return {
                 "base": frame["base"],
@@ -127,12 +132,19 @@ def endpoints(studio: Studio) -> None:
         shares: dict[str, float],
         lams: list[float] | None = None,
         method: str = "linear",
+        options: dict[str, float] | None = None,
     ) -> dict[str, Any]:
         """Rewards of each response at every λ, and where the top response changes."""
         with errors_for_people():
             check_responses(responses)
             found = curve(
-                studio.engine, instruction, responses, _shares(shares), lams, method
+                studio.engine,
+                instruction,
+                responses,
+                _shares(shares),
+                lams,
+                method,
+                _options(options),
             )
             return found.to_json()
 
@@ -145,3 +157,10 @@ def _shares(shares: Mapping[str, float] | None) -> Mapping[str, float] | None:
     if shares is not None and not isinstance(shares, Mapping):
         raise InputError("shares must be a mapping like {'math': 1, 'code': 0.5}.")
     return shares or None
+
+
+def _options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The method's defaults when none are given."""
+    if options is not None and not isinstance(options, Mapping):
+        raise InputError("options must be a mapping like {'density': 0.5}.")
+    return options or {}
