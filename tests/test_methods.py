@@ -1,13 +1,20 @@
 """Every merge method against a float64 reading of its formula, its identities and its limits."""
 
+import json
 import math
+import re
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import save_lm
+from transformers import AutoModelForSequenceClassification
+from typer.testing import CliRunner
 
 from dogerm import methods
+from dogerm.cli import app
 from dogerm.engine import Engine
 from dogerm.errors import RecipeError
 from dogerm.export import export
@@ -15,6 +22,8 @@ from dogerm.family import Family
 from dogerm.merge import METHODS, check_method, merge_parameter, options_of
 from dogerm.recipe import Recipe
 from dogerm.scoring import score
+from dogerm.ui.options import shown, widgets
+from dogerm.ui.studio import Studio
 
 LAM, SHARES = 0.4, {"a": 0.75, "b": 0.25}
 SHAPE = (12, 40)
@@ -407,3 +416,39 @@ def test_every_option_has_a_default_in_its_range():
         assert options_of(Recipe(0.5, {"a": 1}, name)) == {
             key: option.default for key, option in method.options.items()
         }
+
+
+def test_a_method_is_added_as_the_readme_shows(engine, folders, tmp_path, monkeypatch):
+    """The README's own lines, run as they stand: live, exported, on the page, on the command line."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (code,) = [block for block in blocks if "METHODS[" in block]
+    (name,) = re.findall(r'METHODS\["(\w+)"\]', code)
+    monkeypatch.setitem(METHODS, name, None)  # taken out again afterwards
+    script = tmp_path / "my_methods.py"
+    script.write_text(code, encoding="utf-8")
+    runpy.run_path(str(script))
+    recipe = Recipe(0.6, {"math": 1}, name, {"reach": 0.3})
+    linear = Recipe(0.6 * 0.3, {"math": 1})
+    group = [("Name a prime.", ["7", "Nine is one"])]
+    wanted = score(engine, linear, group)[0]
+    assert score(engine, recipe, group)[0] == pytest.approx(wanted, abs=1e-5)
+    with pytest.raises(RecipeError, match="option reach .* from 0 to 1, got 2"):
+        score(engine, Recipe(0.6, {"math": 1}, name, {"reach": 2}), group)
+    export(engine.family, recipe, tmp_path / "out", "float32")
+    written = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "out", dtype=torch.float32
+    )
+    live = dict(engine.model.named_parameters())
+    with engine.using(recipe):
+        for parameter, tensor in written.named_parameters():
+            assert torch.equal(tensor, live[parameter]), parameter
+    assert name in Studio(engine, "tiny").methods()
+    assert widgets()["reach"].maximum == 1
+    assert [w.visible for w in shown(name, {"reach": widgets()["reach"]})] == [True]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Name a prime.", "responses": ["7", "Nine is one"]}')
+    sources = [f"--rm={folders['rm']}", f"--lm=math={folders['plain']}"]
+    options = [f"--method={name}", "--set=reach=0.3", "--lam=0.6", "--dtype=float32"]
+    said = CliRunner().invoke(app, ["score", str(rows), *sources, *options])
+    assert json.loads(said.stdout)["merged"] == pytest.approx(wanted, abs=1e-5)
