@@ -152,7 +152,7 @@ def test_a_program_sees_no_environment_and_leaves_no_folder(monkeypatch, tmp_pat
 
 
 def test_equal_programs_run_once_and_kept_verdicts_are_taken(tmp_path):
-    kept, seen = tmp_path / "verdicts.jsonl", []
+    kept, seen = tmp_path / "new" / "verdicts.jsonl", []
     first = verdicts(
         ["x = 1", "assert 0", "x = 1"], 1, 1, kept, lambda *d: seen.append(d)
     )
@@ -163,6 +163,8 @@ def test_equal_programs_run_once_and_kept_verdicts_are_taken(tmp_path):
         file.write('{"program": "cut sho')  # killed while writing
     again = verdicts(["assert 0", "x = 2"], 1, 1, kept)
     assert again == ["as it was", PASSED]
+    kept.write_text(kept.read_text().replace(PASSED, "as it is"))
+    assert verdicts(["x = 2"], 1, 1, kept) == ["as it is"]
 
 
 def test_a_system_that_cannot_hold_a_program_runs_none(monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TextIO
 
 from dogerm.benchmarks.jail import PASSED, TIME
 from dogerm.errors import InputError
@@ -54,7 +55,7 @@ def verdicts(
             jails: SimpleQueue[_Jail] = SimpleQueue()
             for _ in range(count):
                 jails.put(stack.enter_context(_jail()))
-            file = stack.enter_context(kept.open("a")) if kept else None
+            file = stack.enter_context(_open(kept)) if kept else None
 
             def judge(program: str) -> str:
                 jail = jails.get()
@@ -129,6 +130,14 @@ def _jail() -> Iterator[_Jail]:
 
 def _key(program: str, seconds: int) -> str:
     return hashlib.sha256(f"{seconds}\n{program}".encode()).hexdigest()
+
+
+def _open(path: Path) -> TextIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a", encoding="utf-8")
+    if file.tell() and not path.read_bytes().endswith(b"\n"):
+        file.write("\n")  # after a line that a kill cut short
+    return file
 
 
 def _kept(path: Path | None) -> dict[str, str]:
