@@ -29,7 +29,7 @@ from dogerm.store import Store
 KILLS = 20
 ROWS, LAMS = 20, 11
 REPORTS = ("report.json", "report.csv", "report.parquet", "report.html")
-FILES = (*REPORTS, "rows.jsonl", "rows.parquet")
+FILES = (*REPORTS, "rows.jsonl", "rows.parquet", "choices.json")
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -123,6 +123,29 @@ def test_tables_say_the_same_as_the_report(whole, data):
         row["rewards"][recipe] for recipe in range(LAMS) for row in written
     ]
     assert all(x["right"] == (x["rewards"][0] > x["rewards"][1]) for x in long)
+
+
+def test_the_best_lambda_is_named_an_oracle_when_it_is_chosen_on_the_reported_rows(
+    whole, arguments, tmp_path
+):
+    report = json.loads((whole / "report.json").read_text())
+    accuracies = [p["metrics"]["Overall"]["accuracy"] for p in report["recipes"]]
+    chosen = json.loads((whole / "choices.json").read_text())
+    overall = next(choice for choice in chosen if choice["group"] == "Overall")
+    assert overall["rule"] == "oracle"
+    assert overall["metrics"]["Overall"]["accuracy"] == max(accuracies)
+    best = report["recipes"][accuracies.index(max(accuracies))]
+    assert overall["recipe"]["lam"] == best["lam"]
+    against, flips = overall["against_first"], overall["flips"]
+    assert against["gained"] == len(flips["gained"])
+    assert against["difference"] == pytest.approx(max(accuracies) - accuracies[0])
+
+    split = run(*arguments, f"--out={tmp_path}", "--validation=0.5")
+    assert split.exit_code == 0, split.output
+    chosen = json.loads((tmp_path / "choices.json").read_text())
+    overall = next(choice for choice in chosen if choice["group"] == "Overall")
+    assert overall["rule"] == "validation"
+    assert overall["chosen_on"] + overall["metrics"]["Overall"]["n"] == ROWS
 
 
 def test_the_report_is_rebuilt_from_the_store_alone(whole, tmp_path):

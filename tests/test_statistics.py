@@ -55,6 +55,9 @@ def test_lambda_is_chosen_on_validation_rows_and_reported_on_the_rest():
     assert found.chosen_on == 40 - len(held)
     assert found.metrics["math"].accuracy == wins / len(held)
     assert (found.against.n, found.against.gained) == (len(held), wins)
+    assert found.bootstrap.difference == pytest.approx(wins / len(held))
+    assert found.flips.lost == ()
+    assert set(found.flips.gained) == {f"math/{i}" for i in held if tuned[i] == right}
     assert found.against.p == pytest.approx(2 * 0.5**wins if wins else 1)
 
     oracle = choose(PAIRS, rows, [base, reported], Settings(), "math")

@@ -13,7 +13,8 @@ from dogerm.benchmarks.benchmark import BENCHMARKS, Benchmark
 from dogerm.benchmarks.data import Rewards, Settings
 from dogerm.benchmarks.report import Measured, Report
 from dogerm.benchmarks.run import STORE
-from dogerm.errors import StoreError
+from dogerm.benchmarks.statistics import Choice, choose
+from dogerm.errors import InputError, StoreError
 from dogerm.recipe import Recipe
 from dogerm.store import Job, Store, replacing
 
@@ -97,12 +98,41 @@ class Results:
             found.setdefault(point.recipe.with_lam(1), []).append(point)
         return [sorted(own, key=lambda p: p.recipe.lam) for own in found.values()]
 
+    @property
+    def choices(self) -> list[Choice]:
+        """For each headline group that rewards decide and that was measured, the best recipe.
+
+        Chosen on the validation rows; without any, the oracle. Its `recipe` is a place
+        in report.recipes.
+        """
+        counted = {name for row in self.job.rows for name in self.benchmark.groups(row)}
+        found = []
+        for group in self.headline:
+            if group in counted:
+                try:
+                    rewards = list(self.rewards.values())
+                    rows = self.job.rows
+                    found.append(
+                        choose(self.benchmark, rows, rewards, self.settings, group)
+                    )
+                except InputError:  # none of its rows was judged: nothing to choose by
+                    continue
+        return found
+
     def write(self, folder: Path) -> list[Path]:
-        """report.json, report.csv, report.parquet, report.html, rows.jsonl and rows.parquet."""
+        """report.json, .csv, .parquet and .html, rows.jsonl and .parquet, choices.json."""
         from dogerm.benchmarks.page import page
 
         with replacing(folder / "report.json") as file:
             json.dump(self.report.to_json(), file, ensure_ascii=False, indent=1)
+            file.write("\n")
+        with replacing(folder / "choices.json") as file:
+            chosen = [
+                choice.to_json()
+                | {"recipe": self.report.recipes[choice.recipe].recipe.to_json()}
+                for choice in self.choices
+            ]
+            json.dump(chosen, file, ensure_ascii=False, indent=1)
             file.write("\n")
         with replacing(folder / "rows.jsonl") as file:
             for row in self._rows():
@@ -118,6 +148,7 @@ class Results:
             file.write(page(self))
         names = ("json", "csv", "parquet", "html")
         files = [f"report.{name}" for name in names] + ["rows.jsonl", "rows.parquet"]
+        files.append("choices.json")
         return [folder / name for name in files]
 
     def _rows(self) -> Iterator[dict[str, Any]]:

@@ -95,7 +95,10 @@ class Choice:
         recipe: the place of the chosen one; of equals, the first.
         chosen_on: how many rows of the group it was chosen on.
         metrics: the chosen recipe's, on the rows reported.
-        against: the chosen recipe against the first on the group's reported rows.
+        against: the chosen recipe against the first on the group's reported rows: the
+            exact McNemar test, where outcomes are right or wrong.
+        bootstrap: the same difference, with the paired bootstrap's interval.
+        flips: which of those rows differ.
     """
 
     rule: Literal["validation", "oracle"]
@@ -104,12 +107,17 @@ class Choice:
     chosen_on: int
     metrics: Mapping[str, Metric]
     against: Paired
+    bootstrap: Bootstrap
+    flips: Flips
 
     def to_json(self) -> dict[str, Any]:
-        metrics = {name: asdict(metric) for name, metric in self.metrics.items()}
-        found = {"metrics": metrics, "against_first": self.against.to_json()}
         keys = ("rule", "group", "recipe", "chosen_on")
-        return {key: getattr(self, key) for key in keys} | found
+        return {key: getattr(self, key) for key in keys} | {
+            "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
+            "against_first": self.against.to_json()
+            | {"bootstrap": asdict(self.bootstrap)},
+            "flips": asdict(self.flips),
+        }
 
 
 def validation(rows: Sequence[Row], settings: Settings) -> list[bool]:
@@ -144,10 +152,10 @@ def choose(
     Raises:
         InputError: no row of the group that it could be chosen on was judged.
     """
-    ours = validation(rows, settings)
-    rule = "validation" if any(ours) else "oracle"
-    on = [not any(ours) or mine for mine in ours]
-    rest = [not any(ours) or not mine for mine in ours]
+    mine = validation(rows, settings)
+    rule = "validation" if any(mine) else "oracle"
+    on = mine if any(mine) else [True for _ in rows]
+    rest = [not own for own in mine]
 
     def measured(own: Rewards, which: Sequence[bool]) -> dict[str, Metric]:
         kept = [(row, r) for row, r, keep in zip(rows, own, which, strict=True) if keep]
@@ -168,10 +176,18 @@ def choose(
         benchmark.outcomes(rows, own, settings) for own in (rewards[best], rewards[0])
     )
     both = [
-        (own, other)
-        for own, other, member in zip(chosen, first, members, strict=True)
+        (row, own, other)
+        for row, own, other, member in zip(rows, chosen, first, members, strict=True)
         if member and own is not None and other is not None
     ]
-    against = Paired.of([own for own, _ in both], [other for _, other in both])
-    metrics = measured(rewards[best], rest)
-    return Choice(rule, group, best, scores[best].n, metrics, against)
+    kept, ours, theirs = ([part[i] for part in both] for i in range(3))
+    return Choice(
+        rule,
+        group,
+        best,
+        scores[best].n,
+        measured(rewards[best], rest),
+        Paired.of(ours, theirs),
+        bootstrap(ours, theirs, settings.seed),
+        Flips.of(kept, ours, theirs),
+    )

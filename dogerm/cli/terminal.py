@@ -348,6 +348,15 @@ def print_results(found: Results) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=200)
     console.print(table)
+    for choice in found.choices if len(points) > 1 else ():
+        best, first = (points[place].recipe for place in (choice.recipe, 0))
+        chosen = f"{choice.chosen_on} {choice.rule} rows"
+        if choice.rule == "oracle":
+            chosen = "the rows it is reported on (oracle)"
+        metric = choice.metrics[choice.group]
+        say(f"{choice.group}: {best} is best, chosen on {chosen}: {metric}.")
+        if choice.recipe:
+            say(f"  Against {first}: {choice.against}.")
     for place in found.unfinished:
         say(f"Not finished: {found.job.recipes[place]}. Run it again with --resume.")
 
