@@ -515,13 +515,9 @@ def speed_bars(found: Mapping[str, Any]) -> go.Figure:
     figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
     for axis, title in zip(figure.select_xaxes(), figure.layout.annotations):
         title.update(x=axis.domain[0], xanchor="left", font={"size": 13})
+    _style(figure)
     figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": FONT, "size": 12, "color": INK},
-        margin={"l": 170, "r": 10, "t": 40, "b": 10},
-        showlegend=False,
+        font={"size": 12}, margin={"l": 170, "r": 10, "t": 40, "b": 10}
     )
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import tempfile
@@ -209,12 +210,14 @@ def measure(
                         synthetic, device, dtype, mergekit_python, few, folder
                     )
                 )
+                _give_back(device_named(device))
             say(f"Scoring {RESPONSES} answers")
             # In this device's own dtype: 16-bit arithmetic on a CPU is another matter.
             engine = Engine.load(synthetic, device)
             found, size = machine(engine.device), engine.size
             answers, scoring = _answers(engine, few)
             del engine
+            _give_back(device_named(device))
         say(f"Scoring with {family.name}")
         own = _family_speed(
             Engine.load(family, device, load_in_8bit=load_in_8bit), repeats
@@ -235,7 +238,15 @@ def _merging(
             continue
         engine = Engine.load(family, device, dtype, in_8bit, keep=place)
         yield from (_merge(engine, count, repeats) for count in (1, 2))
-        del engine  # before the next is loaded
+        del engine  # before the next is planned from the free memory
+        _give_back(device_named(device))
+
+
+def _give_back(device: torch.device) -> None:
+    """Let the device see as free what models that are gone have held."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _merge(engine: Engine, count: int, repeats: int) -> Merging:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     LlamaConfig,
@@ -18,8 +19,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from dogerm.errors import CheckpointError
 from dogerm.export import PIECE, SHARD_BYTES, write_weights
 from dogerm.family import Family
+from dogerm.weights import one_line
 
 TEMPLATE = (
     "<s>{% for m in messages %} <{{ m['role'] }}> {{ m['content'] }}{% endfor %} </s>"
@@ -84,6 +87,21 @@ def write_family(
         write_checkpoint(root / name, config, seed, name == "rm", dtype)
     lms = {"math": root / "math", "code": root / "code"}
     return Family.of(root / "rm", lms, name="synthetic")
+
+
+def config_at(folder: Path) -> PretrainedConfig:
+    """The shapes in a folder's config.json, which needs no weights beside it.
+
+    Raises:
+        CheckpointError: there is none, or transformers does not know its architecture.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing.")
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise CheckpointError(f"{file} cannot be read: {one_line(error)}") from None
 
 
 def llama_240m() -> LlamaConfig:

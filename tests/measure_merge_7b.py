@@ -21,13 +21,12 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig
 
 from dogerm.export import SHARD_BYTES
 from dogerm.plan import size_text
 from dogerm.speed import machine
 from dogerm.store import replacing
-from dogerm.synthetic import llama_7b, write_checkpoint
+from dogerm.synthetic import config_at, llama_7b, write_checkpoint
 
 LAM = 0.35
 # The disk's room for the two sources and the merge, in parts of the reward model's size.
@@ -36,8 +35,7 @@ ROOM = 3.2
 
 def main() -> None:
     options = parsed()
-    config = AutoConfig.from_pretrained(options.config) if options.config else None
-    config = config or llama_7b()
+    config = config_at(options.config) if options.config else llama_7b()
     with tempfile.TemporaryDirectory(prefix="dogerm-7b-", dir=options.folder) as root:
         rm, lm, out = (Path(root) / name for name in ("rm", "lm", "out"))
         print("Writing the two checkpoints …", flush=True)
@@ -88,7 +86,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--folder", type=Path, help="where 40 GB are free; default: temporary files"
     )
-    parser.add_argument("--config", help="other shapes: a folder with a config.json")
+    parser.add_argument(
+        "--config", type=Path, help="other shapes: a folder with a config.json"
+    )
     parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES)
     parser.add_argument(
         "--out", type=Path, default=ROOT / "assets" / "results" / "merge-7b-cpu.json"

@@ -256,3 +256,18 @@ def test_out_of_memory_is_retried_with_smaller_batches_then_said(engine, monkeyp
     limit = 10
     with pytest.raises(OutOfMemory, match="too little free memory"):
         rewards(engine, BASE, items)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_gpu_scores_as_the_cpu_does_in_one_pass_and_in_several(
+    family, engine, monkeypatch
+):
+    live = Engine.load(family, device="cuda", dtype="float32")
+    recipe, texts = Recipe(0.4, {"math": 1}), ["r" * n for n in range(5, 90, 7)]
+    wanted = score(engine, recipe, [(PROMPT, texts)])[0]
+    for start in (LAYER_START["cuda"], 0):
+        monkeypatch.setitem(LAYER_START, "cuda", start)
+        found = score(live, recipe, [(PROMPT, texts)])[0]
+        # A GPU's float32 products add in another order, and may round to TF32.
+        assert found == pytest.approx(wanted, abs=1e-3)

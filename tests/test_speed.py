@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,14 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+from typer.testing import CliRunner
 
 from dogerm.charts import speed_bars
+from dogerm.cli import app
 from dogerm.engine import Engine
+from dogerm.errors import CheckpointError, DeviceError
 from dogerm.speed import _flops, measure
-from dogerm.synthetic import llama_240m, write_checkpoint
+from dogerm.synthetic import config_at, llama_240m, write_checkpoint
 
 ROOT = Path(__file__).parent.parent
 
@@ -104,6 +108,68 @@ def test_measuring_gives_medians_and_leaves_nothing_behind(family, tmp_path):
     assert min(data["answers"].values()) >= 0
     assert data["against"] == []
     assert data["machine"]["versions"]["torch"] == torch.__version__
+
+
+def test_the_command_prints_a_table_and_writes_its_numbers(
+    folders, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("dogerm.speed.measure", partial(measure, repeats=1))
+    config = llama_config(300)
+    config.max_position_embeddings = 1024
+    config.save_pretrained(tmp_path)
+    source = [f"--rm={folders['rm']}", f"--lm=math={folders['plain']}"]
+    options = ["--device=cpu", f"--config={tmp_path}", "--against=reference"]
+    out = tmp_path / "speed.json"
+    command = ["speed", *source, *options, "--json", str(out)]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    data = json.loads(out.read_text(encoding="utf-8"))
+    assert "not measured here" in result.stdout
+    for value in (
+        f"{data['answers']['shared'] / data['answers']['batch']:.2f}",
+        f"1/{data['against'][0]['merge_ratio']:,.0f}",
+        f"{data['scoring']['tokens_per_second']:,.0f} tokens/s",
+    ):
+        assert value in result.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_a_gpu_measures_pinned_memory_and_8_bits_too(family, tmp_path):
+    config = llama_config(300)
+    config.max_position_embeddings = 1024
+    found = measure(family, "cuda", config=config, repeats=3, folder=tmp_path)
+    assert all(row.seconds > 0 for row in found.merging) and len(found.merging) == 12
+    assert {row.sources for row in found.merging} == {"device", "pinned", "mapped"}
+    for row in found.merging:  # from the host: what crosses the link, and no more
+        if row.sources != "device":
+            assert row.nbytes == (row.lms + 1) * 2 * found.parameters
+    assert found.machine["gpu"] and found.answers.largest_difference < 0.05
+
+
+def test_shapes_come_from_a_config_without_weights(tmp_path):
+    llama_config(300).save_pretrained(tmp_path)
+    assert config_at(tmp_path).hidden_size == 32
+    with pytest.raises(CheckpointError, match="nowhere/config.json is missing"):
+        config_at(Path("nowhere"))
+    (tmp_path / "config.json").write_text('{"model_type": "no such"}')
+    with pytest.raises(CheckpointError, match="config.json cannot be read"):
+        config_at(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["device", "mapped"])
+def test_sources_are_kept_where_they_are_asked_to_be(family, place):
+    """Held on the device means a copy: the files' mapping is not what is read."""
+    engine = Engine.load(family, device="cpu", dtype="float16", keep=place)
+    assert engine.plan.place == place
+    name = "model.layers.0.mlp.up_proj.weight"
+    mapped = engine.sources.rm.read(name).data_ptr()
+    assert (engine.sources.read(name)[0].data_ptr() == mapped) == (place == "mapped")
+
+
+def test_memory_is_pinned_for_a_gpu_only(family):
+    with pytest.raises(DeviceError, match="pinned for a GPU"):
+        Engine.load(family, device="cpu", keep="pinned")
 
 
 def linear_weights(config) -> int:

@@ -420,6 +420,14 @@ def speed(
         str, typer.Option(metavar="float32|bfloat16|float16", help="What is merged.")
     ] = "float16",
     load_in_8bit: In8bit = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Merge checkpoints of this config.json's shapes instead: six bytes of "
+            "disk for each of its parameters.",
+        ),
+    ] = None,
     against: Annotated[
         list[str] | None,
         typer.Option(
@@ -443,8 +451,10 @@ def speed(
     of the temporary folder meanwhile, in 16 and in 8 bits; a curve on the family.
     """
     from dogerm.speed import measure
+    from dogerm.synthetic import config_at
 
     models = family_of(family, rm, lm)
+    shapes = config_at(config) if config else None
     quieten()
     with stderr_console().status("Measuring …") as status:
         found = measure(
@@ -452,6 +462,7 @@ def speed(
             device,
             dtype,
             load_in_8bit,
+            shapes,
             against=tuple(dict.fromkeys(against or ())),
             mergekit_python=mergekit_python,
             on_step=status.update,

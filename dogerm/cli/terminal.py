@@ -245,9 +245,8 @@ def print_speed(found: Speed) -> None:
             )
     scoring = found.scoring
     table.add_row(
-        f"score {scoring.tokens:,} tokens, {scoring.dtype}: "
+        f"score {scoring.tokens:,} tokens, {scoring.dtype}",
         f"{scoring.tokens_per_second:,.0f} tokens/s",
-        f"{scoring.seconds:.2f} s",
         f"matrix multiplication: {scoring.gemm_flops_per_second / 1e9:,.0f} GFLOP/s",
         f"{scoring.ratio:.2f}",
     )
