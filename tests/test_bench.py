@@ -174,8 +174,10 @@ def test_the_page_opens_in_a_browser_with_its_charts(whole):
         browser = playwright.chromium.launch(
             executable_path=chromium,
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+            timeout=180_000,
         )
         page = browser.new_page()
+        page.set_default_timeout(180_000)  # a loaded machine takes its time
         errors, asked = [], []
         page.on("pageerror", lambda error: errors.append(error))
         page.on("console", lambda m: errors.append(m.text) if m.type == "error" else 0)

@@ -46,6 +46,7 @@ def page(results: Results) -> str:
         *_charts(results),
         "<h2>Accuracy, %, with 95% intervals</h2>",
         _measured(results),
+        *_chosen(results),
         *_published(results),
         "<h2>What the numbers depend on</h2>",
         f"<pre>{escape(json.dumps(about, ensure_ascii=False, indent=1))}</pre>",
@@ -117,6 +118,29 @@ def _measured(results: Results) -> str:
             )
         lines.append(cells)
     return _table(head, lines)
+
+
+def _chosen(results: Results) -> Iterable[str]:
+    if not results.choices:
+        return
+    rules = {choice.rule for choice in results.choices}
+    how = (
+        "chosen on validation rows, reported on the others"
+        if rules == {"validation"}
+        else "oracle: chosen on the very rows it is reported on, which flatters it"
+    )
+    yield f"<h2>Best recipe by group ({how})</h2>"
+    lines = [
+        [
+            escape(choice.group),
+            escape(str(results.report.recipes[choice.recipe].recipe)),
+            escape(str(choice.metrics[choice.group])),
+            escape(str(choice.against)),
+        ]
+        for choice in results.choices
+    ]
+    first = results.report.recipes[0].recipe
+    yield _table(["group", "recipe", "accuracy", f"against {first}"], lines)
 
 
 def _published(results: Results) -> Iterable[str]:

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,11 @@ class Results:
 
     @property
     def headline(self) -> list[str]:
-        """The groups that the paper has numbers of, and Overall; without a paper, the first eight."""
+        """What a table has room for: the groups the paper has numbers of, and Overall; or best-of-n by n."""
         groups = list(self.report.recipes[0].metrics)
+        if any(name.startswith("best-of-") for name in groups):
+            others = ("majority", "random", "oracle")
+            return [name for name in groups if "best-of" in name or name in others]
         published = {name for row in self.benchmark.published.values() for name in row}
         if not published.intersection(groups):
             return (
@@ -98,7 +102,7 @@ class Results:
             found.setdefault(point.recipe.with_lam(1), []).append(point)
         return [sorted(own, key=lambda p: p.recipe.lam) for own in found.values()]
 
-    @property
+    @cached_property
     def choices(self) -> list[Choice]:
         """For each headline group that rewards decide and that was measured, the best recipe.
 
