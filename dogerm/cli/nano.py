@@ -1,14 +1,15 @@
-"""python -m dogerm nano: train, make pairs and report on a family of tiny models."""
+"""python -m dogerm nano: train, make pairs, report on families of tiny models, compare methods."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dogerm.cli.options import Device
-from dogerm.cli.terminal import group, output, quieten, say
+from dogerm.cli.options import Device, Shares, numbers_by_name
+from dogerm.cli.terminal import group, output, progress, quieten, say
 
 nano = group("The embedded family of tiny models: train, make pairs, report.")
 
@@ -78,3 +79,52 @@ def nano_report(
     report(directory, pairs, problems)
     output(None)
     print((directory / "report.md").read_text(encoding="utf-8"))
+
+
+@nano.command("methods")
+def nano_methods(
+    directories: Annotated[
+        list[Path], typer.Argument(help="Families made by nano train, of other seeds.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.json", help="And FILE.md, the table.")
+    ],
+    pairs: Annotated[int, typer.Option(min=1, help="Test pairs of a domain.")] = 1000,
+    validation: Annotated[
+        int, typer.Option(min=1, help="Pairs of a domain to choose λ and options on.")
+    ] = 300,
+    share: Shares = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help="Only this one, and linear; once for each.",
+            show_default="all",
+        ),
+    ] = None,
+) -> None:
+    """Every merge method's accuracy in each domain, against plain linear.
+
+    Each method is judged at the λ and options that validation pairs choose by one rule,
+    on the same test pairs with every family.
+    """
+    from dogerm.merge import METHODS
+    from dogerm.nano.methods import compare_methods, cost, table
+
+    quieten()
+    methods = tuple(dict.fromkeys(["linear", *method])) if method else tuple(METHODS)
+    shares = numbers_by_name(share, "--share") or None
+    merges, judged = cost(len(directories), pairs, validation, shares, methods)
+    say(f"About {merges:,} merges and {judged:,} pairs to judge.")
+    with output(out) as file, output(out.with_suffix(".md")) as page:
+        with progress("Comparing", judged) as advance:
+            found = compare_methods(
+                directories, pairs, validation, shares, methods, advance
+            )
+        json.dump(found, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+        page.write(table(found))
+    output(None)
+    print(table(found).split("\n## ")[0])
+    seconds = sum(family["seconds"] for family in found["families"])
+    say(f"Took {seconds:.0f} s; wrote {out} and {out.with_suffix('.md').name}.")

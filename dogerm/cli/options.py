@@ -149,8 +149,8 @@ def recipe_of(
     from dogerm.merge import check_method
 
     options = {n: _value(text) for n, text in _named(settings, "--set").items()}
-    numbers = _numbers(shares, "--share")
-    factors = _numbers(parts, "--part")
+    numbers = numbers_by_name(shares, "--share")
+    factors = numbers_by_name(parts, "--part")
     recipe = family.recipe(lam, numbers, method, options, layers, factors)
     check_method(recipe, parent=family.parent is not None)
     if recipe.reach:
@@ -191,7 +191,7 @@ def _named(items: Sequence[str] | None, option: str) -> dict[str, str]:
     return named
 
 
-def _numbers(items: Sequence[str] | None, option: str) -> dict[str, float]:
+def numbers_by_name(items: Sequence[str] | None, option: str) -> dict[str, float]:
     """NAME=NUMBER options by name."""
     try:
         return {name: float(text) for name, text in _named(items, option).items()}
