@@ -124,6 +124,7 @@ def against_reference(
     name, source = next(iter(engine.family.lms.items()))
     recipe = Recipe(LAM, {name: 1.0})
     times, ours = _Times(engine.device), _Times(engine.device)
+    _ours(engine, recipe, item, _Times(engine.device))  # maps the files, once
     for _ in range(repeats):
         with tempfile.TemporaryDirectory(prefix="dogerm-reference-", dir=folder) as out:
             theirs = _reference(engine, source, item, Path(out), times)
