@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from huggingface_hub import metadata_load
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -23,6 +24,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from yaml import YAMLError
 
 from dogerm.anatomy import Anatomy, dissect
 from dogerm.errors import CheckpointError, CheckpointMismatch
@@ -35,6 +37,7 @@ from dogerm.weights import (
     one_line,
     open_file,
     open_weights,
+    read_json,
 )
 
 # Value heads as TRL and LLaMA-Factory save them, under the names transformers gives a
@@ -46,6 +49,9 @@ VALUE_HEAD = {
 # Settings that change what the same weights compute; a difference is worth a warning.
 _TELLING = ("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window")
 
+
+# How the pretrained base is called among the LMs; no LM can have this name.
+PARENT = "the parent"
 
 # Held while a model is built: transformers and accelerate patch torch itself meanwhile.
 BUILDING = threading.RLock()
@@ -118,6 +124,18 @@ class Checkpoint:
                 f"the tokenizer of {self.name} ({self.folder}) cannot be read: {one_line(error)}"
             ) from None
 
+    @cached_property
+    def named_bases(self) -> tuple[str, ...]:
+        """What its own files say it was made from, which may be wrong, or a path elsewhere."""
+        if self.base:
+            return (self._base_source(),)
+        config = read_json(self.folder / "config.json", self.name)
+        named = [
+            *_bases_on_card(self.folder / "README.md"),
+            config.get("_name_or_path"),
+        ]
+        return tuple(dict.fromkeys(str(base) for base in named if base))
+
     def rows(self, embedding: str) -> list[str]:
         """What each row of the embedding table stands for: its token, or `<row N>` where none does."""
         names = [f"<row {row}>" for row in range(self.tensors[embedding].shape[0])]
@@ -170,7 +188,8 @@ class Checkpoint:
 class Vocabulary:
     """The union of the vocabularies, in the order of the merged embedding table.
 
-    The reward model's rows come first, unchanged; tokens that only LMs have follow.
+    The reward model's rows come first, unchanged; tokens that only LMs have follow. What
+    only the pretrained parent has is left out: it changes no merge by being at hand.
 
     Args:
         size: rows of the merged table.
@@ -263,7 +282,9 @@ def align(rm: Checkpoint, lms: Mapping[str, Checkpoint], embedding: str) -> Voca
     ours = rm.rows(embedding)
     theirs = {name: lm.rows(embedding) for name, lm in lms.items()}
     union = dict.fromkeys(ours)
-    for tokens in theirs.values():
+    for name, tokens in theirs.items():
+        if name == PARENT:
+            continue
         named = (t for row, t in enumerate(tokens) if t != f"<row {row}>")
         union.update(dict.fromkeys(named))
     rows, rm_only, moved = {}, {}, {}
@@ -289,7 +310,8 @@ def aligned_tables(
 
     A token that an LM lacks gets the reward model's row, so that the merge leaves it
     alone; one that only LMs have gets the mean of their rows in every table that
-    lacks it, so that with one such LM the merge is that LM's row at every λ.
+    lacks it, so that with one such LM the merge is that LM's row at every λ. The
+    parent's rows are its own where it has them, and count in no mean.
 
     Args:
         rm: (V_rm, d). lms: (V_lm, d) each. Any float dtype; each keeps its own.
@@ -302,7 +324,8 @@ def aligned_tables(
     ours = rm[rows]  # fewer than the union's rows, or none, at its end
     count = torch.zeros(len(range(size)[rows]), 1)
     total = torch.zeros(len(count), width)
-    for name, lm in lms.items():
+    domains = {name: lm for name, lm in lms.items() if name != PARENT}
+    for name, lm in domains.items():
         has = own[name] >= 0
         total[has] += lm[own[name][has]].float()
         count[has] += 1
@@ -317,7 +340,7 @@ def aligned_tables(
         # Wide enough for both, so that a filled-in row is exactly the other table's.
         tables[name] = filler.to(_widest(rm, lm), copy=True)
         tables[name][has] = lm[own[name][has]].to(tables[name].dtype)
-    return filler.to(_widest(rm, *lms.values())), tables
+    return filler.to(_widest(rm, *domains.values())), tables
 
 
 def _widest(*tensors: Tensor) -> torch.dtype:
@@ -442,6 +465,15 @@ def _differing_settings(rm: Checkpoint, lm: Checkpoint, name: str) -> list[str]:
         if (ours := getattr(rm.config, key, None))
         != (theirs := getattr(lm.config, key, None))
     ]
+
+
+def _bases_on_card(card: Path) -> list[str]:
+    """`base_model` of a model card; none where there is no card, or it cannot be read."""
+    try:
+        bases = (metadata_load(card) or {}).get("base_model") or []
+    except (OSError, ValueError, YAMLError):
+        return []
+    return bases if isinstance(bases, list) else [bases]
 
 
 def _model_types() -> set[str]:

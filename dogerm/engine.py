@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from dogerm.checkpoint import (
+    PARENT,
     Checkpoint,
     Compatibility,
     aligned_tables,
@@ -24,7 +25,7 @@ from dogerm.checkpoint import (
 )
 from dogerm.errors import OutOfMemory
 from dogerm.family import Family
-from dogerm.hub import check_space, to_download
+from dogerm.hub import check_space, is_here
 from dogerm.live import Int8, Slot, build, device_named, live_dtype
 from dogerm.merge import METHODS, check_method, merge_parameter
 from dogerm.plan import Place, Plan, make_plan, require
@@ -41,8 +42,6 @@ WEIGHTS_TOKENS = 16
 LAYER_START = {"cpu": 7e7, "cuda": 2.5e11}  # FLOP a layer
 # Longer passes do not compute faster on a CPU: their values leave its caches.
 PASS_TOKENS = {"cpu": 2048, "cuda": 1 << 20}
-# How the pretrained base is called among the LMs; no LM can have this name.
-PARENT = "the parent"
 
 
 @dataclass(frozen=True)
@@ -274,7 +273,7 @@ class Engine:
         """
         place = device_named(device)
         if parent is None:
-            parent = bool(family.parent) and not to_download(family.parent, PARENT)
+            parent = bool(family.parent) and is_here(family.parent, PARENT)
         rm, lms = open_models(family, parent)
         fit = compare(rm, lms)
         precision = live_dtype(dtype or family.dtype, rm.dtype, place, load_in_8bit)

@@ -26,8 +26,9 @@ _WEIGHTS = (
     re.compile(r"(pytorch_|adapter_)model(-\d+-of-\d+)?\.bin"),
 )
 _HEADS = ("value_head.safetensors", "value_head.bin")
-# Settings and tokenizers. Never *.py: no code of a checkpoint is run, so none is fetched.
-_TEXTS = re.compile(r".+\.(json|jinja|model)|merges\.txt|vocab\.txt")
+# Settings, tokenizers and the card. Never *.py: no code of a checkpoint is run, so none is
+# fetched.
+_TEXTS = re.compile(r".+\.(json|jinja|model)|merges\.txt|vocab\.txt|README\.md")
 
 _log = logging.getLogger("dogerm")
 
@@ -132,6 +133,14 @@ def to_download(source: str, name: str) -> int:
         return 0
 
 
+def is_here(source: str, name: str) -> bool:
+    """Whether all of a checkpoint is on this machine. False also where the hub does not say."""
+    try:
+        return not to_download(source, name)
+    except CheckpointError:
+        return False
+
+
 def outline(source: str, name: str) -> Path:
     """A folder like `located`'s, to look at and not to load: nothing but headers is downloaded.
 
@@ -205,7 +214,7 @@ def pending(source: str, name: str) -> Download:
     )
     there = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     files = needed(there)
-    if not any(map(_is_weights, files)):
+    if not any(map(is_weights, files)):
         raise CheckpointError(
             f"{name}: {repository} has no weights that are read here, which are "
             "model*.safetensors, pytorch_model*.bin or adapter_model.*: see "
@@ -232,8 +241,9 @@ def needed(files: Iterable[str]) -> list[str]:
     return texts + weights + ([head] if head else [])
 
 
-def _is_weights(file: str) -> bool:
-    return any(kind.fullmatch(file) for kind in _WEIGHTS)
+def is_weights(file: str) -> bool:
+    """Whether a file of that name holds a checkpoint's weights, or a value head's."""
+    return file in _HEADS or any(kind.fullmatch(file) for kind in _WEIGHTS)
 
 
 def _on_the_hub(source: str, name: str) -> tuple[str, str | None]:
@@ -261,7 +271,7 @@ def _cached(repository: str, revision: str | None) -> Path | None:
 def _whole(folder: Path) -> bool:
     """Whether an interrupted download left no gaps: as many shards as their names say."""
     files = needed(file.name for file in folder.iterdir() if file.exists())
-    weights = [file for file in files if _is_weights(file)]
+    weights = [file for file in files if is_weights(file) and file not in _HEADS]
     totals = {int(n) for file in weights for n in re.findall(r"-of-(\d+)\.", file)}
     return bool(weights) and totals in (set(), {len(weights)})
 

@@ -11,6 +11,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import pytest
 import torch
 from browsing import ANSWERS, CHROMIUM, FLAGS, LEFT, PROMPT, whole
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -191,3 +192,22 @@ def plain_reward(model, tokenizer, prompt: str, response: str) -> float:
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
     with torch.no_grad():
         return model(ids).logits[0, 0].item()
+
+
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder, read by safetensors itself."""
+    tensors = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors |= load_file(file)
+    return tensors
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    """What the tensor is made of, to compare it bit for bit."""
+    return tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def source(folders) -> list[str]:
+    """The options that name a reward model and LMs to a command."""
+    lms = [f"--lm=math={folders['plain']}", f"--lm=code={folders['padded']}"]
+    return [f"--rm={folders['rm']}", *lms]

@@ -121,6 +121,7 @@ def test_one_copy_of_the_weights_is_fetched_and_never_code(there, caplog):
     repository, revision, files = there.fetched
     assert (repository, revision) == ("org/name", "v1.0")
     assert sorted(files) == [
+        "README.md",
         "chat_template.jinja",
         "config.json",
         "merges.txt",
@@ -157,7 +158,7 @@ def test_which_files_make_up_a_checkpoint(there_are, wanted):
 def test_what_is_in_the_cache_need_not_fit_on_the_disk(there, cache, caplog):
     lay(cache, {"model-00001-of-00002.safetensors": "", "config.json": "{}"})
     there.free = 5_100_000_000
-    assert hub.pending("org/name", "math").missing == 5_005_848_400
+    assert hub.pending("org/name", "math").missing == 5_005_857_400
     hub.located("org/name", "math")
     assert "downloading 5.0 GB of org/name; 5.1 GB are free" in caplog.text
 
@@ -172,7 +173,7 @@ def test_nothing_is_said_when_all_is_there(there, cache, caplog):
 
 def test_how_much_is_to_come_can_be_asked_without_fetching(there, cache, tmp_path):
     assert hub.to_download(str(tmp_path), "math") == 0
-    assert hub.to_download("org/name", "math") == 13_005_849_200
+    assert hub.to_download("org/name", "math") == 13_005_858_200
     assert there.fetched is None
     there.error = connection_error()
     with pytest.raises(CheckpointError, match="cannot be reached"):

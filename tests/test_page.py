@@ -476,7 +476,8 @@ def test_the_model_panel_plans_then_loads_in_8_bits_and_the_page_follows(visit, 
     page.wait_for_function(
         "document.getElementById('plan').innerText.includes('int8 beside float32')"
     )
-    assert "tensors merged, score.weight kept" in page.inner_text("#plan")
+    assert "Kept: score.weight." in page.inner_text("#plan")
+    assert "tokens only the RM has" in page.inner_text("#plan table")
     page.click("#apply")
     page.wait_for_function(
         "document.getElementById('status')?.innerText.includes('int8')"

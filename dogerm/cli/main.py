@@ -396,13 +396,22 @@ def inspect(
     device: Device = "auto",
     dtype: Dtype = None,
     load_in_8bit: In8bit = False,
+    method: MethodName = "linear",
+    parent: Parent = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """How a family fits together and what memory it takes. Reads no weights."""
+    """How a family fits together and what memory it takes. Reads no weights.
+
+    The plan has the parent in it when the method needs it.
+    """
     from dogerm.inspection import inspect
+    from dogerm.merge import METHODS
 
     quieten()
-    found = inspect(family_of(family, rm, lm), device, dtype, load_in_8bit)
+    models = family_of(family, rm, lm, parent)
+    recipe_of(models, None, None, method, None)  # names a slip in the method
+    needed = METHODS[method].needs_parent
+    found = inspect(models, device, dtype, load_in_8bit, needed)
     if as_json:
         output(None)
         print(json.dumps(found.to_json(), ensure_ascii=False, indent=2))

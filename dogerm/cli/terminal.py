@@ -165,44 +165,20 @@ def say(line: str) -> None:
 
 def print_inspection(found: Inspection) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Column, Table
 
-    from dogerm.plan import WORDS, size_text
+    from dogerm.inspection import facts, in_words
 
-    models = {"reward model": found.rm} | dict(found.lms)
-    columns = [Column(name, overflow="fold") for name in models]
-    table = Table("", *columns, title=found.family["name"], title_justify="left")
-    facts = {
-        "from": lambda m: m.source,
-        "architecture": lambda m: m.architecture,
-        "parameters": lambda m: f"{m.parameters:,}",
-        "stored": lambda m: f"{size_text(m.nbytes)} {m.dtype}",
-        "embedding rows": lambda m: f"{m.rows:,}",
-        "tokens shared": lambda m: _count(m.shared),
-        "  of those with another id": lambda m: _count(m.moved),
-        "tokens only the RM has": lambda m: _count(m.rm_only),
-        "tokens only it has": lambda m: _count(m.own),
-        "chat template": lambda m: "yes" if m.chat_template else "no",
-        "pad token is eos": lambda m: "yes" if m.pad_is_eos else "no",
-        "left out": lambda m: ", ".join(m.left_out) or "–",
-    }
-    for fact, of in facts.items():
-        table.add_row(fact, *map(of, models.values()))
-    plan = found.plan
-    weights = f"int8 beside {plan.dtype}" if plan.load_in_8bit else plan.dtype
+    (corner, *names), *rows = facts(found)
+    columns = [Column(name, overflow="fold") for name in names]
+    table = Table(corner, *columns, title=found.family["name"], title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
-    console.print(
-        f"Merged: {len(found.merged)} parameters, {found.rows:,} embedding rows "
-        f"({len(found.appended)} appended). Kept: {', '.join(found.kept)}."
-    )
-    console.print(
-        f"Memory on {plan.device}: {size_text(plan.needed)} of {size_text(plan.free)} free. "
-        f"Live model {size_text(plan.live)} in {weights}; sources "
-        f"{size_text(plan.sources)}, {WORDS[plan.place]}; batches of "
-        f"{plan.batch_tokens:,} tokens. One merge waits for {plan.bottleneck}: about "
-        f"{plan.merge_seconds() * 1e3:.3g} ms."
-    )
+    for sentence in in_words(found):
+        console.print(sentence, markup=False)
     for warning in found.warnings:
         console.print(f"Warning: {warning}", markup=False)
 
@@ -366,7 +342,3 @@ def _accuracy(metric: Metric) -> str:
     ties = f", {metric.ties} tied" if metric.ties else ""
     low, high = 100 * metric.low, 100 * metric.high
     return f"{100 * metric.accuracy:.1f} [{low:.1f}, {high:.1f}]{ties}"
-
-
-def _count(number: int | None) -> str:
-    return "–" if number is None else f"{number:,}"

@@ -11,14 +11,15 @@ import torch
 
 from dogerm import family as families
 from dogerm.agreement import agreement
-from dogerm.engine import PARENT, Engine
+from dogerm.checkpoint import PARENT
+from dogerm.engine import Engine
 from dogerm.errors import DeviceError, DogermError, FamilyError
 from dogerm.family import Family
 from dogerm.hub import to_download
-from dogerm.inspection import Inspection, inspect
+from dogerm.inspection import Inspection, facts, in_words, inspect
 from dogerm.live import DTYPES
 from dogerm.merge import METHODS
-from dogerm.plan import WORDS, size_text
+from dogerm.plan import size_text
 
 MAX_DOMAINS = 6  # sliders on the page
 AUTO = "auto"
@@ -178,32 +179,26 @@ def _to_download(family: Family) -> str:
 
 
 def _html(found: Inspection, replaces: bool, lacking: str) -> str:
-    plan = found.plan
-    weights = f"int8 beside {plan.dtype}" if plan.load_in_8bit else plan.dtype
-    shared = ", ".join(
-        f"{html.escape(name)} {lm.shared:,} tokens shared"
-        for name, lm in found.lms.items()
-    )
-    fits = (
-        f"{html.escape(found.rm.architecture)}, {found.rm.parameters / 1e6:,.1f}M "
-        f"parameters; {len(found.merged)} tensors merged, "
-        f"{html.escape(', '.join(found.kept))} kept; {shared}."
-    )
-    memory = (
-        f"{size_text(plan.needed)} of {size_text(plan.free)} free on {plan.device}: live "
-        f"model {size_text(plan.live)} in {weights}, sources {size_text(plan.sources)} "
-        f"{WORDS[plan.place]}. One merge waits for {plan.bottleneck}, "
-        f"about {plan.merge_seconds() * 1e3:.3g} ms."
-    )
-    lines = [fits, memory, *([html.escape(lacking)] if lacking else [])]
+    lines = [*in_words(found), *([lacking] if lacking else [])]
     if replaces:
         lines.append(
             "It does not fit beside the model that is live, which is dropped first; "
             "if loading fails it is loaded again."
         )
     lines += [
-        html.escape(warning)
+        warning
         for warning in found.warnings
         if not (replaces and "are needed on" in warning)
     ]
-    return '<div class="plan">' + "".join(f"<p>{line}</p>" for line in lines) + "</div>"
+    said = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return f'<div class="plan">{_table(facts(found))}{said}</div>'
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    def cells(row: tuple[str, ...], kind: str) -> str:
+        head, *rest = map(html.escape, row)
+        own = "".join(f"<{kind}>{text}</{kind}>" for text in rest)
+        return f'<tr><th scope="row">{head}</th>{own}</tr>'
+
+    body = "".join(cells(row, "td") for row in rows[1:])
+    return f"<table><thead>{cells(rows[0], 'th')}</thead><tbody>{body}</tbody></table>"
