@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import json
 import os
 import shutil
@@ -19,6 +21,7 @@ from torch import Tensor
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from dogerm.checkpoint import (
+    PARENT,
     Checkpoint,
     Compatibility,
     compare,
@@ -27,16 +30,23 @@ from dogerm.checkpoint import (
 from dogerm.engine import Sources, open_models
 from dogerm.errors import CheckpointError
 from dogerm.family import Family
+from dogerm.hub import is_weights
 from dogerm.live import device_named, dtype_named
 from dogerm.merge import METHODS, check_method
 from dogerm.plan import size_text
-from dogerm.provenance import described, versions
+from dogerm.provenance import of_models, versions
 from dogerm.recipe import Recipe
 from dogerm.weights import one_line
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed export left is not found again there
+    fcntl = None
 
 SHARD_BYTES = 5_000_000_000
 PIECE = 1 << 22  # values of an embedding table in memory at a time
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+LOCK = ".dogerm-is-writing"  # held in the hidden folder for as long as its writer lives
 CARD = """---
 {header}
 ---
@@ -52,6 +62,12 @@ reward model with language models of a domain. Method {method} ({source}).
 - parameters merged: {merged}; kept from the reward model: {kept}
 - appended, as only the language models have them: {appended}
 - stored in {dtype}, {size}; made with {versions}; the recipe is in `dogerm.json`
+
+## Made from
+
+| model | revision | file | SHA-256 |
+|---|---|---|---|
+{files}
 
 ## How to load
 
@@ -89,6 +105,8 @@ class Export:
         left_out: constants of the score head, which the saved model has no place for.
         appended: tokens that only LMs have, whose rows follow the reward model's.
         tokens_added: whether the saved tokenizer knows them all.
+        models: of each model that was merged its source, hub revision if any, and its
+            files' SHA-256.
         seconds: wall time.
     """
 
@@ -100,6 +118,7 @@ class Export:
     left_out: tuple[str, ...]
     appended: tuple[str, ...]
     tokens_added: bool
+    models: Mapping[str, Mapping[str, Any]]
     seconds: float
 
 
@@ -116,7 +135,8 @@ def export(
 
     The weights are those of the live engine in the same dtype, bit for bit. Memory
     holds one parameter at a time, and of an embedding table some rows. The folder
-    appears when all of it is on disk.
+    appears when all of it is on disk. At the end the sources are read once more, to
+    record their hashes: 27 GB in 20 s on one core; hub copies are known by theirs.
 
     Args:
         out: a folder that is not there yet, or empty.
@@ -127,7 +147,8 @@ def export(
 
     Raises:
         CheckpointError, CheckpointMismatch: the sources cannot be read or merged;
-            one holds NaN or infinity; out is taken; the disk has too little room.
+            one holds NaN or infinity; out is taken; the disk has too little room, or
+            fills up or fails meanwhile.
         RecipeError: the recipe cannot be meant.
     """
     started = time.perf_counter()
@@ -170,13 +191,16 @@ def export(
                 checkpoint.release()
             yield piece.cpu()
 
+    used = {"rm": rm} | {n: lms[n] for n in recipe.shares if recipe.lam}
+    if PARENT in lms:
+        used["parent"] = lms[PARENT]
     with _appearing(out) as folder:
-        files = write_weights(
-            folder, shapes, precision, merged, shard_bytes, on_progress
-        )
         _save_config(model, fit.vocabulary.size, precision, folder)
         tokenizer = _tokenizer(rm, lms, family, fit)
         tokenizer.save_pretrained(folder)
+        files = write_weights(
+            folder, shapes, precision, merged, shard_bytes, on_progress
+        )
         result = Export(
             folder=out,
             files=files,
@@ -186,6 +210,7 @@ def export(
             left_out=tuple(constants),
             appended=fit.vocabulary.appended,
             tokens_added=set(fit.vocabulary.appended) <= set(tokenizer.get_vocab()),
+            models=_published(of_models(used)),
             seconds=time.perf_counter() - started,
         )
         name = str(precision).removeprefix("torch.")
@@ -360,23 +385,54 @@ def _check_finite(result: Tensor, name: str, sources: Sequence[Checkpoint]) -> N
 
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """A hidden folder beside out that takes its name when the block ends without an error."""
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    """A hidden folder beside out that takes its name when the block ends without an error.
+
+    What an export that was killed left there is removed first.
+
+    Raises:
+        CheckpointError: the disk fills up, or fails; or out was taken meanwhile.
+    """
+    parent = out.absolute().parent
+    _remove_abandoned(parent, out.name)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
     try:
-        yield partial
-        for file in (*partial.iterdir(), partial):
-            _sync(file)
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)  # mkdtemp's is for this user alone
-        try:
-            os.rename(partial, out)
-        except OSError:
-            _check_free(out)  # it was taken while we wrote
-            raise
-        _sync(out.absolute().parent)
+        with (partial / LOCK).open("w") as lock:
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield partial
+            for file in (*partial.iterdir(), partial):
+                _sync(file)
+            umask = os.umask(0)
+            os.umask(umask)
+            partial.chmod(0o777 & ~umask)  # mkdtemp's is for this user alone
+            try:
+                os.rename(partial, out)
+            except OSError:
+                _check_free(out)  # it was taken while we wrote
+                raise
+            # Not before: without it a folder of gigabytes would be found by nobody.
+            (out / LOCK).unlink()
+            _sync(parent)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise CheckpointError(
+            f"{out} could not be written: "
+            + ("the disk is full" if full else one_line(error).rstrip("."))
+            + ". Nothing of it was left. Make room, or choose another place."
+        ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path, name: str) -> None:
+    """Remove the hidden folders of exports of that name whose process is dead: none holds the lock."""
+    for lock in parent.glob(f".{glob.escape(name)}.*/{LOCK}") if fcntl else ():
+        try:
+            with lock.open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent)
+        except OSError:
+            continue  # another export is at work in it, or it is another user's
 
 
 def _sync(path: Path) -> None:
@@ -425,10 +481,19 @@ def _added(token: str, lms: Mapping[str, Checkpoint]) -> AddedToken | str:
     return token
 
 
+def _published(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The models with a folder's name for its path: the files are made to be published."""
+    return {
+        name: {**model, "source": _shown(model["source"])}
+        for name, model in models.items()
+    }
+
+
 def _record(family: Family, recipe: Recipe, result: Export, dtype: str) -> dict:
     return {
         "recipe": recipe.to_json(),
-        "family": described(family),
+        "family": family.name,
+        "models": result.models,
         "dtype": dtype,
         "merged": len(result.merged),
         "kept": list(result.kept),
@@ -444,8 +509,7 @@ def _card(family: Family, recipe: Recipe, result: Export, dtype: str) -> str:
     sources = {"rm": family.rm} | {name: family.lms[name] for name in recipe.shares}
     hub = [s for s in sources.values() if not Path(s).is_dir()]
     parts = "\n".join(
-        f"| {'reward model' if name == 'rm' else name} | {_shown(sources[name])} "
-        f"| {part:.4g} |"
+        f"| {_called(name)} | `{_shown(sources[name])}` | {part:.4g} |"
         for name, part in recipe.coefficients.items()
     )
     options = ", ".join(f"{name} = {value}" for name, value in recipe.options.items())
@@ -465,6 +529,7 @@ def _card(family: Family, recipe: Recipe, result: Export, dtype: str) -> str:
         + (f"; λ times {recipe.reach}" if recipe.reach else ""),
         source=METHODS[recipe.method].source,
         parts=parts,
+        files=_file_rows(result.models),
         merged=len(result.merged),
         kept=", ".join(f"`{name}`" for name in result.kept)
         + (f"; left out: {', '.join(result.left_out)}" if result.left_out else ""),
@@ -479,9 +544,23 @@ def _card(family: Family, recipe: Recipe, result: Export, dtype: str) -> str:
     )
 
 
+def _file_rows(models: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which files the weights came from, as rows of a table."""
+    return "\n".join(
+        f"| {_called(name)} | {model.get('revision', '')} | `{file}` | `{digest}` |"
+        for name, model in models.items()
+        for file, digest in model["files"].items()
+        if is_weights(file)
+    )
+
+
+def _called(name: str) -> str:
+    return "reward model" if name == "rm" else name
+
+
 def _shown(source: str) -> str:
     """A hub id as it is; of a folder its name, as a card is made to be published."""
-    return f"`{Path(source).resolve().name if Path(source).is_dir() else source}`"
+    return Path(source).resolve().name if Path(source).is_dir() else source
 
 
 def _appended(result: Export) -> str:

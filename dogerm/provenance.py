@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -35,7 +36,7 @@ def versions() -> dict[str, str]:
 def of_engine(engine: Engine) -> dict[str, Any]:
     """Which weights, in which precision, on which device, by which programs.
 
-    Reads every weight file of a local folder once, to hash it.
+    Reads every file of a local folder once, to hash it.
     """
     family = engine.family
     return {
@@ -58,7 +59,7 @@ def device_name(device: torch.device) -> str:
 
 
 def of_models(models: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """Each model's `source`, and its hub revision or its files' SHA-256; an adapter's base too."""
+    """Each model's `source`, hub revision if any, and its files' SHA-256; an adapter's base too."""
     named = dict(models)
     for name, model in models.items():
         if model.base:
@@ -93,15 +94,20 @@ def differences(there: Any, here: Any, name: str = "") -> list[str]:
 
 
 def _content(folder: Path) -> dict[str, Any]:
-    if folder.parent.name == "snapshots":  # of the hub's cache, by commit
-        return {"revision": folder.name}
-    files = needed(file.name for file in folder.iterdir() if file.is_file())
+    names = needed(file.name for file in folder.iterdir() if file.is_file())
     with ThreadPoolExecutor(4) as pool:  # hashing leaves the interpreter free
-        hashes = pool.map(lambda name: _sha256(folder / name), files)
-        return {"files": dict(zip(files, hashes))}
+        hashes = pool.map(lambda name: _sha256(folder / name), names)
+        files = dict(zip(names, hashes))
+    if folder.parent.name == "snapshots":  # of the hub's cache, by commit
+        return {"revision": folder.name, "files": files}
+    return {"files": files}
 
 
 def _sha256(file: Path) -> str:
+    # The hub's cache calls a large file by its SHA-256: no need to read 10 GB for it.
+    blob = file.resolve()
+    if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return blob.name
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

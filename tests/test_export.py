@@ -1,11 +1,27 @@
 """A merge on disk: the live engine's bits, plain transformers' layout, whole or not there."""
 
+import hashlib
 import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import byte_tokenizer, llama_config, save_lm, save_rm
+from conftest import (
+    bits,
+    byte_tokenizer,
+    llama_config,
+    save_lm,
+    save_rm,
+    source,
+    stored,
+)
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -17,27 +33,14 @@ from typer.testing import CliRunner
 from dogerm.cli import app
 from dogerm.engine import Engine
 from dogerm.errors import CheckpointError, RecipeError
-from dogerm.export import export, push_to_hub
+from dogerm.export import LOCK, export, push_to_hub
 from dogerm.family import Family
-from dogerm.inspection import inspect
 from dogerm.recipe import Recipe
 from dogerm.scoring import rewards, score, tokenise
 
 HEAD = "score.weight"
 EMBEDDING = "model.embed_tokens.weight"
 DTYPES = ["float32", "bfloat16", "float16"]
-
-
-def stored(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a folder, read by safetensors itself."""
-    tensors = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        tensors |= load_file(file)
-    return tensors
-
-
-def bits(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -151,6 +154,32 @@ def test_the_card_and_the_record_name_the_recipe(family, tmp_path):
     assert record["versions"]["torch"] == torch.__version__
 
 
+def test_the_card_and_the_record_name_every_source_by_its_hash(folders, tmp_path):
+    """A folder's files, and a hub copy whose cache calls a large file by its hash."""
+    blobs = tmp_path / "models--org--lm" / "blobs"
+    snapshot = blobs.parent / "snapshots" / ("c0ffee" * 7)[:40]
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for file in folders["plain"].iterdir():
+        blob = blobs / ("5e" * 32 if file.suffix == ".safetensors" else file.name)
+        shutil.copy(file, blob)
+        os.symlink(blob, snapshot / file.name)
+    lms = {"math": snapshot, "unused": folders["padded"]}
+    export(Family.of(folders["rm"], lms), Recipe(0.4, {"math": 1}), tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    text = (tmp_path / "out/dogerm.json").read_text()
+    models = json.loads(text)["models"]
+    assert list(models) == ["rm", "math"]
+    weights = (folders["rm"] / "model.safetensors").read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()
+    assert models["rm"]["files"]["model.safetensors"] == digest and digest in card
+    assert models["math"]["files"]["model.safetensors"] == "5e" * 32
+    config = hashlib.sha256((snapshot / "config.json").read_bytes()).hexdigest()
+    assert models["math"]["files"]["config.json"] == config
+    assert models["math"]["revision"] == snapshot.name and snapshot.name in card
+    assert str(tmp_path.parent) not in card + text
+
+
 def test_tokens_whose_ids_would_not_fit_their_rows_are_not_added(folders, tmp_path):
     config = llama_config(270, num_labels=1)  # eight rows that no token names
     LlamaForSequenceClassification(config).half().save_pretrained(tmp_path / "rm")
@@ -225,15 +254,90 @@ def test_too_little_room_is_said_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@contextmanager
+def full_disk(kind: str, folder: Path):
+    """A folder whose files cannot grow as large as the weights."""
+    folder.mkdir()
+    if kind == "limit":
+        _, hard = old = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", "size=72k", "tmpfs", folder]
+    if not shutil.which("mount") or subprocess.run(mount, check=False).returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("kind", ["limit", "tmpfs"])
+def test_a_disk_that_fills_up_is_said_and_nothing_is_left(
+    family, tmp_path, monkeypatch, kind
+):
+    monkeypatch.setattr("dogerm.export._check_room", lambda out, nbytes: None)
+    disk = tmp_path / "disk"
+    with full_disk(kind, disk):
+        with pytest.raises(CheckpointError, match="disk is full. Nothing") as caught:
+            export(family, family.recipe(), disk / "out")
+        assert str(disk / "out") in str(caught.value)
+        assert list(disk.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from dogerm.export import export
+from dogerm.family import Family
+rm, lm, out = sys.argv[1:]
+family = Family.of(rm, {"math": lm})
+stop = lambda done, total: os.kill(os.getpid(), signal.SIGKILL)
+export(family, family.recipe(), out, on_progress=stop)
+"""
+
+
+def test_a_killed_export_leaves_nothing_that_looks_whole_and_the_next_removes_it(
+    folders, tmp_path
+):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, folders["rm"], folders["plain"], out]
+    killed = subprocess.run(command, cwd=Path(__file__).parent.parent, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".out.") and (left / "model.safetensors").exists()
+    family = Family.of(folders["rm"], {"math": folders["plain"]})
+    export(family, family.recipe(), out)
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert not (out / LOCK).exists()
+
+
+def test_an_export_at_work_is_not_taken_for_a_dead_one(family, tmp_path):
+    out, found = tmp_path / "out", []
+
+    def another(done, total):
+        if not found:
+            found.append([file.name for file in tmp_path.iterdir()])
+            export(family, family.recipe(), tmp_path / "other" / ".." / "out2")
+            with pytest.raises(CheckpointError, match="could not be written"):
+                export(family, family.recipe(), out, on_progress=broken)
+            found.append([file.name for file in tmp_path.iterdir()])
+
+    def broken(done, total):
+        raise OSError(5, "Input/output error")
+
+    (tmp_path / "other").mkdir()
+    export(family, family.recipe(), out, on_progress=another)
+    assert set(found[0]) < set(found[1])  # the hidden folder stayed through both
+    assert (out / "model.safetensors").is_file()
+
+
 def test_a_recipe_that_cannot_be_meant_writes_nothing(family, tmp_path):
     with pytest.raises(RecipeError, match="no domain LM 'law'"):
         export(family, Recipe(0.5, {"law": 1}), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-
-
-def source(folders) -> list[str]:
-    lms = [f"--lm=math={folders['plain']}", f"--lm=code={folders['padded']}"]
-    return [f"--rm={folders['rm']}", *lms]
 
 
 def test_the_command_says_where_it_wrote_and_how_to_load_it(folders, tmp_path):
@@ -247,47 +351,6 @@ def test_the_command_says_where_it_wrote_and_how_to_load_it(folders, tmp_path):
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 1
     assert again.stderr.startswith(f"error: {out} is there already.")
-
-
-def test_inspect_counts_tokens_and_tensors_without_reading_weights(
-    folders, monkeypatch
-):
-    def read(self, name):
-        raise AssertionError(f"{name} was read")
-
-    monkeypatch.setattr("dogerm.checkpoint.Checkpoint.read", read)
-    family = Family.of(folders["rm"], {"m": folders["moved"], "p": folders["padded"]})
-    found = inspect(family, "cpu", "float16")
-    rm = stored(folders["rm"])
-    values = sum(tensor.numel() for tensor in rm.values())
-    assert found.rm.parameters == values and found.rm.nbytes == 2 * values
-    assert found.plan.live == 2 * (values + rm[EMBEDDING].shape[1])  # and [PAD]'s row
-    assert len(found.merged) == len(rm) - 1 and found.kept == (HEAD,)
-    assert found.appended == ("[PAD]",) and found.rows == 263
-    padded, moved = found.lms["p"], found.lms["m"]
-    assert (padded.shared, padded.own, padded.rm_only, padded.moved) == (262, 1, 0, 0)
-    assert (moved.shared, moved.own, moved.moved) == (262, 0, 256)
-    assert padded.left_out == ("lm_head.weight",) and not padded.pad_is_eos
-
-
-def test_inspect_prints_a_table_or_json(folders):
-    result = CliRunner().invoke(app, ["inspect", *source(folders)])
-    assert result.exit_code == 0, result.output
-    assert "lm_head.weight" in result.stdout and "1 appended" in result.stdout
-    result = CliRunner().invoke(app, ["inspect", *source(folders), "--json"])
-    found = json.loads(result.stdout)
-    assert found["lms"]["code"]["own"] == 1 and found["rm"]["dtype"] == "float16"
-    assert found["plan"]["needed"] > found["plan"]["live"]
-
-
-def test_inspect_warns_of_settings_that_differ(folders, tmp_path):
-    lm = save_lm(tmp_path / "lm", 3)
-    config = json.loads((lm / "config.json").read_text())
-    (lm / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
-    (lm / "chat_template.jinja").write_text("{{ messages }}")
-    found = inspect(Family.of(folders["rm"], {"math": lm}))
-    assert any("rms_norm_eps" in warning for warning in found.warnings)
-    assert any("chat template of 'math'" in warning for warning in found.warnings)
 
 
 def test_a_value_heads_constant_is_left_out_and_said(folders, tmp_path):
