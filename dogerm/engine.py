@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
@@ -26,9 +27,9 @@ from dogerm.checkpoint import (
 from dogerm.errors import OutOfMemory
 from dogerm.family import Family
 from dogerm.hub import check_space, is_here
-from dogerm.live import Int8, Slot, build, device_named, live_dtype
+from dogerm.live import Int8, Slot, build, devices_named, live_dtype
 from dogerm.merge import METHODS, check_method, merge_parameter
-from dogerm.plan import Place, Plan, make_plan, require
+from dogerm.plan import WORDS, Place, Plan, make_plan, require
 from dogerm.recipe import Recipe
 from dogerm.threads import FairLock, in_threads
 
@@ -36,6 +37,7 @@ from dogerm.threads import FairLock, in_threads
 # most of all when other programs want the cores too.
 ONE_THREAD_PARAMETERS = 20_000_000
 CPU = torch.device("cpu")
+_log = logging.getLogger("dogerm")
 # A pass over some tokens costs as much as this many tokens more: for reading the weights,
 WEIGHTS_TOKENS = 16
 # and for starting a layer's operations, in what the device computes meanwhile.
@@ -108,7 +110,7 @@ class Sources:
         fit: what `compare` found about them.
         place: held on the device, in pinned host memory, or mapped from their files.
             The merge is the same wherever they are, bit for bit.
-        device: of the live model.
+        device_of: where each parameter of the live model is.
         dtype: of the live model, in which weights on the device are held if that
             loses nothing.
     """
@@ -119,7 +121,7 @@ class Sources:
         lms: Mapping[str, Checkpoint],
         fit: Compatibility,
         place: Place = "mapped",
-        device: torch.device = CPU,
+        device_of: Callable[[str], torch.device] = lambda name: CPU,
         dtype: torch.dtype | None = None,
     ):
         self.rm, self.lms, self.fit = rm, lms, fit
@@ -132,6 +134,7 @@ class Sources:
                 held = {n: t.pin_memory() for n, t in theirs.items()}
                 self._held[name] = ours.pin_memory(), held
             else:
+                device = device_of(name)
                 held = {n: _held(t, device, dtype) for n, t in theirs.items()}
                 self._held[name] = _held(ours, device, dtype), held
 
@@ -258,7 +261,8 @@ class Engine:
         """The family's reward model, live on a device, ready to be merged.
 
         Args:
-            device: auto, cpu, cuda or cuda:N.
+            device: auto, cpu, cuda, cuda:N, or several GPUs, cuda:0,cuda:1, which the
+                model is spread over. auto takes one GPU where one is enough.
             dtype: float32, bfloat16, float16; None: the family's, else the stored
                 16-bit one on a GPU and float32 on a CPU.
             load_in_8bit: hold the linear layers as int8, in half the memory of 16-bit.
@@ -271,20 +275,51 @@ class Engine:
             CheckpointError, CheckpointMismatch: see `Checkpoint` and `compare`.
             DeviceError: no such device, or too little memory on it.
         """
-        place = device_named(device)
+        choices = devices_named(device)
         if parent is None:
             parent = bool(family.parent) and is_here(family.parent, PARENT)
         rm, lms = open_models(family, parent)
         fit = compare(rm, lms)
-        precision = live_dtype(dtype or family.dtype, rm.dtype, place, load_in_8bit)
-        plan = make_plan(rm, lms, fit, place, precision, load_in_8bit, place=keep)
+        kind = choices[0][0]
+        precision = live_dtype(dtype or family.dtype, rm.dtype, kind, load_in_8bit)
+
+        def plan_with(place: Place | None) -> Plan:
+            return make_plan(
+                rm, lms, fit, choices, precision, load_in_8bit, place=place
+            )
+
+        plan = plan_with(keep)
         require(plan)
-        with _memory_errors(place):
-            rows = fit.vocabulary.size
-            model, slots = build(rm, rows, place, precision, load_in_8bit)
-            sources = Sources(rm, lms, fit, plan.place, place, precision)
+        while True:
+            try:
+                return cls._loaded(family, rm, lms, fit, plan, precision)
+            except OutOfMemory:
+                # The plan's estimate was short, or another program took the memory.
+                if keep or plan.place == "mapped":
+                    raise
+            pinned = plan.place == "device" and kind.type == "cuda"
+            plan = plan_with("pinned" if pinned else "mapped")
+            _log.warning(
+                "%s ran out of memory; the sources are now %s.",
+                plan.device,
+                WORDS[plan.place],
+            )
+
+    @classmethod
+    def _loaded(
+        cls,
+        family: Family,
+        rm: Checkpoint,
+        lms: Mapping[str, Checkpoint],
+        fit: Compatibility,
+        plan: Plan,
+        dtype: torch.dtype,
+    ) -> Engine:
+        with _memory_errors(plan.device):
+            model, slots = build(rm, fit.vocabulary.size, plan, dtype)
+            sources = Sources(rm, lms, fit, plan.place, plan.device_of, dtype)
         engine = cls(family, model, slots, sources, plan)
-        if place.type == "cpu" and engine.size < ONE_THREAD_PARAMETERS:
+        if plan.kind == "cpu" and engine.size < ONE_THREAD_PARAMETERS:
             torch.set_num_threads(1)
         engine.apply(family.recipe(lam=0))
         return engine
@@ -296,6 +331,7 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
+        """Where text is read and rewards are made: the only device, or the first."""
         return self.model.device
 
     @property
@@ -338,7 +374,7 @@ class Engine:
                 return self.report
             self.report = None  # a merge cut short must not pass for a finished one
             started = time.perf_counter()
-            with torch.no_grad(), _memory_errors(self.device):
+            with torch.no_grad(), _memory_errors(self.plan.device):
                 self._merge(recipe)
             self.report = MergeReport(
                 recipe,
@@ -390,7 +426,7 @@ class Engine:
         """
         last = torch.empty(len(batch.responses), self._head.in_features)
         last = last.to(self.device)
-        with _memory_errors(self.device):
+        with _memory_errors(self.plan.device):
             seen, cache = self._read_prompts(batch)
             for rows in _alike(batch.lengths.tolist(), *self._passes):
                 part = torch.tensor(rows)
@@ -408,11 +444,11 @@ class Engine:
         One pass: attention looks only back, so that every prefix is scored in it. Only
         the last value is a reward the model was trained to give.
         """
-        with _memory_errors(self.device):
+        with _memory_errors(self.plan.device):
             read = self._backbone(
                 input_ids=torch.tensor([ids], device=self.device), use_cache=False
             )
-            return self._rewards(read.last_hidden_state[0])
+            return self._rewards(read.last_hidden_state[0].to(self.device))
 
     def _rewards(self, hidden: Tensor) -> Tensor:
         """The score head's product with (N, d) hidden states: (N,) float32 on the CPU."""
@@ -454,13 +490,13 @@ class Engine:
         positions = steps.expand_as(ids)
         own = None
         if cache is not None:
-            owners = owners.to(self.device)
-            before = seen[owners]
+            before = seen[owners.to(self.device)]
             positions = positions + before.sum(1, keepdim=True)
             mask = torch.cat([before, mask], dim=1)  # (N, T + S)
             own = copy(cache)  # of the list of layers; selecting copies what is in them
             own.layers = [copy(layer) for layer in cache.layers]
-            own.batch_select_indices(owners)
+            for layer in own.layers:  # each on its own device
+                layer.batch_select_indices(owners.to(layer.keys.device))
         hidden = self._backbone(
             input_ids=ids,
             attention_mask=mask,
@@ -468,7 +504,8 @@ class Engine:
             past_key_values=own,
             use_cache=own is not None,
         ).last_hidden_state  # (N, S, d)
-        return hidden[torch.arange(len(ids), device=self.device), lengths - 1]
+        rows = torch.arange(len(ids), device=hidden.device)
+        return hidden[rows, lengths.to(hidden.device) - 1].to(self.device)
 
     @property
     def _backbone(self) -> nn.Module:
@@ -510,12 +547,24 @@ def _held(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Te
 
 
 @contextmanager
-def _memory_errors(device: torch.device) -> Iterator[None]:
+def _memory_errors(device: str) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_shortage(error):
+            raise
         torch.cuda.empty_cache()
         raise OutOfMemory(
             f"{device} has too little free memory. Close other programs on it, "
-            "use fewer or shorter responses, or load with --dtype bfloat16."
+            "use fewer or shorter responses, or load with --dtype bfloat16 or "
+            "--load-in-8bit."
         ) from None
+
+
+def _is_shortage(error: Exception) -> bool:
+    """Whether memory ran out; of host memory, and of pinned memory, torch says so in words only."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )

@@ -18,8 +18,8 @@ from dogerm.checkpoint import (
 from dogerm.errors import CheckpointError, CheckpointMismatch
 from dogerm.family import Family
 from dogerm.hub import is_here
-from dogerm.live import device_named, live_dtype
-from dogerm.plan import WORDS, Plan, make_plan, size_text
+from dogerm.live import devices_named, live_dtype
+from dogerm.plan import WORDS, Plan, make_plan, shortage, size_text
 from dogerm.provenance import described
 
 
@@ -110,7 +110,7 @@ def inspect(
     Raises:
         CheckpointError, CheckpointMismatch: as loading the family would.
     """
-    place = device_named(device)
+    choices = devices_named(device)
     rm = Checkpoint(family.rm, "the reward model", weights=False)
     lms = {
         name: Checkpoint(source, name, weights=False)
@@ -122,9 +122,10 @@ def inspect(
     planned = base is not None and (
         is_here(family.parent, PARENT) if parent is None else parent
     )
-    precision = live_dtype(dtype or family.dtype, rm.dtype, place, load_in_8bit)
+    kind = choices[0][0]
+    precision = live_dtype(dtype or family.dtype, rm.dtype, kind, load_in_8bit)
     sources = models if planned else lms
-    plan = make_plan(rm, sources, fit, place, precision, load_in_8bit)
+    plan = make_plan(rm, sources, fit, choices, precision, load_in_8bit)
     return Inspection(
         family=described(family),
         rm=_reward_model(rm, fit),
@@ -188,7 +189,18 @@ def in_words(found: Inspection) -> list[str]:
         f"{plan.batch_tokens:,} tokens. One merge waits for {plan.bottleneck}: about "
         f"{plan.merge_seconds() * 1e3:.3g} ms."
     )
-    return [merged, memory]
+    spread = [
+        f"On {part.device}: {size_text(part.needed(plan.place == 'device'))} of "
+        f"{size_text(part.free)} free, {_blocks(plan, part.device)}."
+        for part in plan.parts
+        if plan.blocks
+    ]
+    return [merged, memory, *spread]
+
+
+def _blocks(plan: Plan, device: str) -> str:
+    own = [block for block, place in plan.blocks.items() if place == device]
+    return f"{own[0]} to {own[-1]}" if own[1:] else "".join(own) or "nothing"
 
 
 def _parent(family: Family, needed: bool) -> tuple[Checkpoint | None, list[str]]:
@@ -288,8 +300,5 @@ def _warnings(
             if lm.tokenizer.chat_template and lm.tokenizer.chat_template != own
         ]
     if not plan.fits:
-        found.append(
-            f"{size_text(plan.needed)} are needed on {plan.device} and "
-            f"{size_text(plan.free)} are free. {' '.join(plan.advice)}"
-        )
+        found.append(f"{shortage(plan)} {' '.join(plan.advice)}")
     return found

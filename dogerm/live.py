@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 import torch
 from accelerate import init_empty_weights
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dogerm.checkpoint import BUILDING, Checkpoint, empty_reward_model
 from dogerm.errors import DeviceError
+from dogerm.plan import Devices, Plan
 
 DTYPES = {
     "float32": torch.float32,
@@ -72,9 +74,8 @@ class Int8(Slot):
 def build(
     rm: Checkpoint,
     rows: int,
-    device: torch.device,
+    plan: Plan,
     dtype: torch.dtype,
-    load_in_8bit: bool = False,
 ) -> tuple[PreTrainedModel, dict[str, Slot]]:
     """The reward model with every parameter still to be written, and a slot for each.
 
@@ -83,8 +84,8 @@ def build(
 
     Args:
         rows: of the embedding table, that of the merged vocabulary.
-        load_in_8bit: hold the backbone's linear layers as int8; the rest, with the
-            embeddings and the score head, stays in dtype.
+        plan: on which device each parameter lives; whether the backbone's linear layers
+            are held as int8. The rest, with the embeddings and the score head, is in dtype.
     """
     config, own_rows = rm.config, rm.config.vocab_size
     config.vocab_size = rows
@@ -95,21 +96,53 @@ def build(
         config.vocab_size = own_rows
     backbone = model.get_submodule(model.base_model_prefix)
     quantised: dict[str, Slot] = {}
-    if load_in_8bit:
+    if plan.load_in_8bit:
         for name, layer in list(backbone.named_modules()):
             if isinstance(layer, nn.Linear):
                 full = f"{model.base_model_prefix}.{name}"
+                device = plan.device_of(f"{full}.weight")
                 quantised[f"{full}.weight"] = _to_int8(model, full, layer, device)
     for name, parameter in list(model.named_parameters()):
         if name not in quantised:
+            device = plan.device_of(name)
             empty = torch.empty(parameter.shape, dtype=dtype, device=device)
             _replace(model, name, nn.Parameter(empty, requires_grad=False))
-    model.eval().to(device)  # what is left to move are buffers
+    _place_buffers(model, plan)
+    if plan.blocks:
+        _bring_inputs(model, plan)
+    model.eval()
     slots = {
         name: quantised.get(name) or Plain(parameter)
         for name, parameter in model.named_parameters()
     }
     return model, slots
+
+
+def _place_buffers(model: PreTrainedModel, plan: Plan) -> None:
+    for name, module in model.named_modules():
+        for key, buffer in module.named_buffers(recurse=False):
+            setattr(module, key, buffer.to(plan.device_of(f"{name}.{key}")))
+
+
+def _bring_inputs(model: PreTrainedModel, plan: Plan) -> None:
+    """Let every block find its inputs on its own device; keys and values stay where they are.
+
+    As accelerate's dispatch_model does it, which is not used because it places the
+    parameters anew: those that merges write into must stay the same objects.
+    """
+    stay = model._skip_keys_device_placement
+
+    def hook(device: torch.device) -> Callable:
+        def bring(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            return send_to_device(args, device), send_to_device(
+                kwargs, device, skip_keys=stay
+            )
+
+        return bring
+
+    for block, device in plan.blocks.items():
+        module = model.get_submodule(block)
+        module.register_forward_pre_hook(hook(torch.device(device)), with_kwargs=True)
 
 
 def _to_int8(
@@ -145,10 +178,31 @@ def _replace(model: PreTrainedModel, name: str, parameter: nn.Parameter) -> None
     setattr(model.get_submodule(parent), leaf, parameter)
 
 
+def devices_named(names: str) -> list[Devices]:
+    """The sets of devices that a name leaves to choose from, the one to prefer first.
+
+    auto is each GPU alone, then all of them together, or the CPU where there is none;
+    cuda:0,cuda:1 is those two together.
+
+    Raises:
+        DeviceError: one of them is not there, is named twice, or does not go with another.
+    """
+    if names == "auto":
+        gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+        together = [tuple(gpus)] if gpus[1:] else []
+        return [(gpu,) for gpu in gpus] + together or [(torch.device("cpu"),)]
+    devices = tuple(device_named(name.strip()) for name in names.split(","))
+    if len(set(devices)) < len(devices):
+        raise DeviceError(f"{names!r} names a device twice.")
+    if len({device.type for device in devices}) > 1:
+        raise DeviceError(f"{names!r} mixes GPUs with the CPU; name GPUs only.")
+    return [devices]
+
+
 def device_named(name: str) -> torch.device:
-    """auto, cpu, cuda or cuda:N as a device that is there; DeviceError otherwise."""
+    """auto, cpu, cuda or cuda:N as one device that is there; DeviceError otherwise."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -157,13 +211,15 @@ def device_named(name: str) -> torch.device:
         ) from None
     if device.type not in ("cpu", "cuda"):
         raise DeviceError(f"{name!r} is not supported; use auto, cpu, cuda or cuda:N.")
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
         raise DeviceError("no CUDA GPU is usable here; use --device cpu.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
             f"there is no {name}; this machine has {torch.cuda.device_count()} GPU(s)."
         )
-    return device
+    return torch.device("cuda", device.index or 0)
 
 
 def dtype_named(name: str) -> torch.dtype:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from itertools import accumulate
 from typing import Any, Literal
 
 import psutil
@@ -15,6 +17,7 @@ from dogerm.checkpoint import Checkpoint, Compatibility
 from dogerm.errors import DeviceError
 
 Place = Literal["device", "pinned", "mapped"]
+Devices = tuple[torch.device, ...]
 
 # On a CPU, sources this small are held in the live dtype, so that a merge converts
 # nothing; larger ones stay in the file cache, which is the same memory.
@@ -33,17 +36,52 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Free:
-    """Bytes free now, on the device and in host memory (the same for a CPU)."""
+    """Bytes free now: in host memory, which is a CPU's, and on the GPUs.
 
-    device: int
+    A GPU is asked when it is planned for, and not before: asking it makes a context on
+    it, of some hundred MB.
+    """
+
     host: int
+    devices: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def on(cls, device: torch.device) -> Free:
-        host = psutil.virtual_memory().available
-        if device.type == "cuda":
-            return cls(torch.cuda.mem_get_info(device)[0], host)
-        return cls(host, host)
+    def now(cls) -> Free:
+        return cls(psutil.virtual_memory().available)
+
+    def on(self, device: torch.device) -> int:
+        if str(device) not in self.devices:
+            cuda = device.type == "cuda"
+            free = torch.cuda.mem_get_info(device)[0] if cuda else self.host
+            self.devices[str(device)] = free
+        return self.devices[str(device)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one device has of a plan, in bytes.
+
+    Args:
+        live: of the model whose weights are merged.
+        sources: the original weights of those parameters, of the reward model and every LM.
+        largest: the working set of merging the largest of them.
+        token_bytes: activations of one token of a batch, at most.
+        free: before loading.
+        merge_bytes: read and written by one merge with every LM.
+    """
+
+    device: str
+    live: int
+    sources: int
+    largest: int
+    token_bytes: int
+    free: int
+    merge_bytes: int
+
+    def needed(self, holds_sources: bool) -> int:
+        """With the smallest batches."""
+        held = self.sources if holds_sources else 0
+        return self.live + held + self.largest + MIN_BATCH_TOKENS * self.token_bytes
 
 
 @dataclass(frozen=True)
@@ -51,51 +89,70 @@ class Plan:
     """What loading a family takes, in bytes, and what a merge will wait for.
 
     Args:
+        device: where it lives; several, the first of which reads the text, with commas.
         dtype: of the live weights; int8 for the linear layers when load_in_8bit.
-        live: the model whose weights are merged.
-        sources: the original weights of the reward model and every LM.
         place: where the sources live.
-        largest: the working set of merging the largest parameter.
-        token_bytes: activations of one token of a batch, at most.
-        free: on the device, before loading.
-        merge_bytes: read and written by one merge with every LM.
+        parts: of each device, in the order of the model's layers.
+        blocks: the device of each part of the model that stays together; empty with one.
         advice: what would fit, when this does not.
     """
 
     device: str
     dtype: str
     load_in_8bit: bool
-    live: int
-    sources: int
     place: Place
-    largest: int
-    token_bytes: int
-    free: int
-    merge_bytes: int
+    parts: tuple[Part, ...]
+    blocks: Mapping[str, str] = field(default_factory=dict)
     advice: tuple[str, ...] = ()
+
+    def device_of(self, name: str) -> torch.device:
+        """Where a parameter or a buffer of the live model is."""
+        return torch.device(self.blocks.get(block_of(name), self.parts[0].device))
+
+    @property
+    def kind(self) -> str:
+        """cpu or cuda."""
+        return torch.device(self.parts[0].device).type
+
+    @property
+    def live(self) -> int:
+        return sum(part.live for part in self.parts)
+
+    @property
+    def sources(self) -> int:
+        return sum(part.sources for part in self.parts)
+
+    @property
+    def free(self) -> int:
+        return sum(part.free for part in self.parts)
+
+    @property
+    def merge_bytes(self) -> int:
+        return sum(part.merge_bytes for part in self.parts)
 
     @property
     def needed(self) -> int:
-        """Bytes on the device with the smallest batches."""
-        held = self.sources if self.place == "device" else 0
-        batch = MIN_BATCH_TOKENS * self.token_bytes
-        return self.live + held + self.largest + batch
+        """Bytes on the devices with the smallest batches."""
+        return sum(part.needed(self.place == "device") for part in self.parts)
 
     @property
     def batch_tokens(self) -> int:
         """Padded tokens of one forward pass: what the rest of the memory holds, within bounds."""
-        rest = max(0, self.free - self.needed) // self.token_bytes
-        most = MAX_BATCH_TOKENS[torch.device(self.device).type]
-        return min(most, MIN_BATCH_TOKENS + rest)
+        rest = min(
+            max(0, part.free - part.needed(self.place == "device")) // part.token_bytes
+            for part in self.parts
+        )
+        return min(MAX_BATCH_TOKENS[self.kind], MIN_BATCH_TOKENS + rest)
 
     @property
     def fits(self) -> bool:
-        return self.needed <= self.free
+        held = self.place == "device"
+        return all(part.needed(held) <= part.free for part in self.parts)
 
     @property
     def bottleneck(self) -> str:
         """What a merge waits for."""
-        if self.place == "device" or self.device == "cpu":
+        if self.place == "device" or self.kind == "cpu":
             return f"memory of {self.device}"
         return "the link from host to device" + (
             ", and the disk until the files are cached"
@@ -106,17 +163,22 @@ class Plan:
     def merge_seconds(self) -> float:
         """Expected time of one merge, from this machine's bandwidth, measured now.
 
-        Mapped files are taken to be in the file cache.
+        Mapped files are taken to be in the file cache. GPUs merge at the same time, but
+        read from one host memory.
         """
-        device = torch.device(self.device)
-        if self.place != "device" and device.type == "cuda":
-            return self.sources / _link_rate(device, self.place == "pinned")
-        return self.merge_bytes / _copy_rate(device)
+        rates = [torch.device(part.device) for part in self.parts]
+        if self.place != "device" and self.kind == "cuda":
+            return self.sources / _link_rate(rates[0], self.place == "pinned")
+        return max(
+            part.merge_bytes / _copy_rate(device)
+            for part, device in zip(self.parts, rates)
+        )
 
     def to_json(self) -> dict[str, Any]:
-        extra = {
-            "needed": self.needed,
-            "batch_tokens": self.batch_tokens,
+        names = ("live", "sources", "free", "merge_bytes", "needed", "batch_tokens")
+        extra = {name: getattr(self, name) for name in names} | {
+            "largest": max(part.largest for part in self.parts),
+            "token_bytes": max(part.token_bytes for part in self.parts),
             "fits": self.fits,
             "bottleneck": self.bottleneck,
             "merge_seconds": round(self.merge_seconds(), 4),
@@ -128,77 +190,169 @@ def make_plan(
     rm: Checkpoint,
     lms: Mapping[str, Checkpoint],
     fit: Compatibility,
-    device: torch.device,
+    choices: Sequence[Devices],
     dtype: torch.dtype,
     load_in_8bit: bool = False,
     free: Free | None = None,
     place: Place | None = None,
 ) -> Plan:
-    """Where to keep the sources: on the device, else in pinned host memory, else mapped.
+    """Which devices, and where to keep the sources: there, else in pinned host memory, else mapped.
 
     Args:
+        choices: sets of devices to spread the model over; the first that suffices is taken.
         free: the memory to plan with; None: what is free now.
         place: where they must be kept; None: the first of those where they fit.
 
     Raises:
         DeviceError: pinned memory is asked for, and the device is a CPU.
     """
-    if place == "pinned" and device.type == "cpu":
+    if place == "pinned" and choices[0][0].type == "cpu":
         raise DeviceError("host memory is pinned for a GPU; a CPU reads it as it is.")
-    free = free or Free.on(device)
-    shapes = {name: rm.tensors[name].shape for name in (*fit.merged, *fit.kept)}
-    shapes[fit.embedding] = (fit.vocabulary.size, *shapes[fit.embedding][1:])
-    numel = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
-    models = (rm, *lms.values())
-    stored = {
-        name: sum(numel[name] * m.tensors[name].dtype.itemsize for m in models)
-        for name in fit.merged
-    }
-    live = sum(
-        numel[name]
-        * (1 if load_in_8bit and _is_linear(name, shapes, fit) else dtype.itemsize)
-        for name in numel
-    )
-    sources = sum(stored.values())
-    small = place == "device" if place else sources <= RESIDENT_BYTES
-    small = small and device.type == "cpu"
-    widest = max(stored, key=stored.__getitem__)
-    settings = {
-        "device": str(device),
-        "dtype": str(dtype).removeprefix("torch."),
-        "load_in_8bit": load_in_8bit,
-        "live": live,
-        # Small ones on a CPU are widened to the live dtype.
-        "sources": max(sources, len(models) * live) if small else sources,
-        # In 8-bit the float16 merge stands beside its sources until it is quantised.
-        "largest": stored[widest] + (2 * numel[widest] if load_in_8bit else 0),
-        "token_bytes": _token_bytes(rm, dtype),
-        "free": int(free.device * MARGIN),
-        "merge_bytes": sources + live,
-    }
-    places: tuple[Place, ...] = ("device", "pinned", "mapped")
-    if place:
-        places = (place,)
-    elif device.type == "cpu":
-        places = ("device",) if small else ("mapped",)
-    elif free.host * MARGIN < sources:
-        places = ("device", "mapped")
-    plans = [Plan(place=place, **settings) for place in places]
-    chosen = next((plan for plan in plans if plan.fits), plans[-1])
+    free = free or Free.now()
+    chosen = _chosen(rm, lms, fit, choices, dtype, load_in_8bit, free, place)
     if chosen.fits:
         return chosen
-    advice = _advice(rm, lms, fit, chosen, free)
-    return Plan(place=chosen.place, advice=advice, **settings)
+    return replace(chosen, advice=_advice(rm, lms, fit, choices[-1], free))
+
+
+def block_of(name: str) -> str:
+    """The part of the model that stays on one device with a parameter: its layer, or its module."""
+    layer = re.match(r".*?\.\d+(?=\.)", name)
+    return layer[0] if layer else name.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Bytes of one parameter: live, of all its sources, and of its merge's working set."""
+
+    live: int
+    sources: int
+    working: int
+
+
+def _chosen(rm, lms, fit, choices, dtype, load_in_8bit, free, place) -> Plan:
+    """As `make_plan`, without advice."""
+    sizes = _sizes(rm, lms, fit, dtype, load_in_8bit)
+    sources = sum(size.sources for size in sizes.values())
+    if place:
+        places: tuple[Place, ...] = (place,)
+    elif choices[0][0].type == "cpu":
+        places = ("device",) if sources <= RESIDENT_BYTES else ("mapped",)
+    elif free.host * MARGIN < sources:
+        places = ("device", "mapped")
+    else:
+        places = ("device", "pinned", "mapped")
+    for devices in choices:
+        for kept in places:
+            where = _spread(sizes, devices, free, kept == "device")
+            plan = Plan(
+                device=",".join(map(str, devices)),
+                dtype=str(dtype).removeprefix("torch."),
+                load_in_8bit=load_in_8bit,
+                place=kept,
+                parts=_parts(
+                    rm, len(lms) + 1, dtype, sizes, devices, where, free, kept
+                ),
+                blocks=where if devices[1:] else {},
+            )
+            if plan.fits:
+                return plan
+    return plan
+
+
+def _sizes(rm, lms, fit, dtype, load_in_8bit) -> dict[str, _Size]:
+    """Of every parameter, in the model's order, the kept ones at the end."""
+    models = (rm, *lms.values())
+    sizes = {}
+    for name in (*fit.merged, *fit.kept):
+        shape = rm.tensors[name].shape
+        if name == fit.embedding:
+            shape = (fit.vocabulary.size, *shape[1:])
+        numel = torch.Size(shape).numel()
+        in_8bit = load_in_8bit and _is_linear(name, shape, fit)
+        merged = name in fit.merged
+        stored = (
+            sum(numel * m.tensors[name].dtype.itemsize for m in models) if merged else 0
+        )
+        # In 8-bit the float16 merge stands beside its sources until it is quantised.
+        sizes[name] = _Size(
+            live=numel * (1 if in_8bit else dtype.itemsize),
+            sources=stored,
+            working=stored + (2 * numel if load_in_8bit else 0),
+        )
+    return sizes
+
+
+def _spread(
+    sizes: Mapping[str, _Size], devices: Devices, free: Free, held: bool
+) -> dict[str, str]:
+    """A device for each block: the model cut where the room of each device says, in its order.
+
+    accelerate's infer_auto_device_map knows nothing of the sources, which are most of what
+    has to fit, so it is not asked.
+    """
+    costs: dict[str, int] = {}
+    for name, size in sizes.items():
+        own = size.live + (size.sources if held else 0)
+        costs[block_of(name)] = costs.get(block_of(name), 0) + own
+    total = sum(costs.values())
+    working = max(size.working for size in sizes.values())
+    room = [max(1.0, free.on(device) * MARGIN - working) for device in devices]
+    ends = [total * end / sum(room) for end in accumulate(room)]
+    where, before = {}, 0
+    for block, cost in costs.items():
+        middle = before + cost / 2
+        index = next((i for i, end in enumerate(ends) if middle <= end), -1)
+        where[block] = str(devices[index])
+        before += cost
+    # The score head reads where the text is read: its block is the last, and small.
+    where[block] = str(devices[0])
+    return where
+
+
+def _parts(rm, models, dtype, sizes, devices, where, free, kept) -> tuple[Part, ...]:
+    parts = []
+    for device in devices:
+        own = {n: s for n, s in sizes.items() if where[block_of(n)] == str(device)}
+        layers = {block_of(n) for n in own if re.search(r"\.\d+\.", n)}
+        live = sum(size.live for size in own.values())
+        sources = sum(size.sources for size in own.values())
+        # Those held on a CPU are widened to the live dtype.
+        wide = kept == "device" and device.type == "cpu"
+        parts.append(
+            Part(
+                device=str(device),
+                live=live,
+                sources=max(sources, models * live) if wide else sources,
+                largest=max((size.working for size in own.values()), default=0),
+                token_bytes=_token_bytes(rm, dtype, len(layers)),
+                free=int(free.on(device) * MARGIN),
+                merge_bytes=sources + live,
+            )
+        )
+    return tuple(parts)
 
 
 def require(plan: Plan) -> None:
     """DeviceError that says what would fit, when the plan does not."""
     if not plan.fits:
-        raise DeviceError(
-            f"{size_text(plan.needed)} are needed on {plan.device} in "
-            f"{'int8' if plan.load_in_8bit else plan.dtype} and {size_text(plan.free)} "
-            f"are free. " + " ".join(plan.advice)
-        )
+        raise DeviceError(f"{shortage(plan)} {' '.join(plan.advice)}")
+
+
+def shortage(plan: Plan) -> str:
+    """What is needed and what is free, of each device, as a sentence."""
+    weights = "int8" if plan.load_in_8bit else plan.dtype
+    first, *others = (
+        (size_text(part.needed(plan.place == "device")), part.device, part.free)
+        for part in plan.parts
+    )
+    needed, device, free = first
+    text = (
+        f"{needed} are needed on {device} in {weights} and {size_text(free)} are free"
+    )
+    for needed, device, free in others:
+        text += f"; {needed} on {device}, {size_text(free)} free"
+    return text + "."
 
 
 def size_text(nbytes: int) -> str:
@@ -210,48 +364,39 @@ def _advice(
     rm: Checkpoint,
     lms: Mapping[str, Checkpoint],
     fit: Compatibility,
-    plan: Plan,
+    devices: Devices,
     free: Free,
 ) -> tuple[str, ...]:
     """Smaller settings that would fit, each as a sentence; or that none would."""
-    device, host = torch.device(plan.device), torch.device("cpu")
+    host = (torch.device("cpu"),)
     tries = [
-        (device, torch.bfloat16, False, "--dtype bfloat16"),
-        (device, torch.float16, True, "--load-in-8bit"),
+        (devices, torch.bfloat16, False, "--dtype bfloat16"),
+        (devices, torch.float16, True, "--load-in-8bit"),
         (host, torch.bfloat16, False, "--device cpu --dtype bfloat16"),
         (host, torch.float16, True, "--device cpu --load-in-8bit"),
     ]
     found = []
-    for place, dtype, in_8bit, option in tries:
-        settings = _needs(rm, lms, fit, place, dtype, in_8bit)
-        room = free.device if place == device else free.host
-        if settings <= room * MARGIN:
-            found.append(f"{option} would need {size_text(settings)}.")
+    for choice, dtype, in_8bit, option in tries:
+        # Mapped sources are the least that works.
+        plan = _chosen(rm, lms, fit, [choice], dtype, in_8bit, free, "mapped")
+        if plan.fits:
+            found.append(f"{option} would need {size_text(plan.needed)}.")
     return tuple(found) or ("Nothing smaller would fit: free some memory.",)
 
 
-def _needs(rm, lms, fit, device, dtype, in_8bit) -> int:
-    """Bytes on the device with mapped sources: the least that works."""
-    plenty = Free(1 << 62, 0)
-    plan = make_plan(rm, lms, fit, device, dtype, in_8bit, plenty)
-    return plan.needed - (plan.sources if plan.place == "device" else 0)
+def _is_linear(name: str, shape: tuple[int, ...], fit: Compatibility) -> bool:
+    return name in fit.merged and name != fit.embedding and len(shape) == 2
 
 
-def _is_linear(
-    name: str, shapes: Mapping[str, tuple[int, ...]], fit: Compatibility
-) -> bool:
-    return name in fit.merged and name != fit.embedding and len(shapes[name]) == 2
-
-
-def _token_bytes(rm: Checkpoint, dtype: torch.dtype) -> int:
-    """Of one layer's intermediate values, the widest alive at a time, and of all keys and values."""
+def _token_bytes(rm: Checkpoint, dtype: torch.dtype, layers: int) -> int:
+    """Of one layer's intermediate values, the widest alive at a time, and of all layers' keys and values."""
     config = rm.config
     width = config.hidden_size
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or width // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     inner = getattr(config, "intermediate_size", 4 * width)
-    cached = 2 * config.num_hidden_layers * kv_heads * head_dim
+    cached = 2 * layers * kv_heads * head_dim
     return (8 * width + 3 * inner + cached) * dtype.itemsize
 
 

@@ -7,11 +7,21 @@ import torch
 from conftest import byte_tokenizer
 from transformers import LlamaConfig
 
+from dogerm import engine as engine_module
 from dogerm.checkpoint import Checkpoint, compare
-from dogerm.engine import Sources, merge
-from dogerm.errors import DeviceError
-from dogerm.plan import MARGIN, MIN_BATCH_TOKENS, Free, make_plan, require
+from dogerm.engine import Engine, Sources, merge
+from dogerm.errors import DeviceError, OutOfMemory
+from dogerm.live import devices_named
+from dogerm.plan import (
+    MARGIN,
+    MIN_BATCH_TOKENS,
+    Free,
+    block_of,
+    make_plan,
+    require,
+)
 from dogerm.recipe import Recipe
+from dogerm.scoring import score
 
 GB = 10**9
 CUDA = torch.device("cuda:0")
@@ -71,7 +81,8 @@ def seven_billion(tmp_path_factory):
 
 
 def plan_for(models, gpu, host, device=CUDA, dtype=torch.float16, in_8bit=False):
-    return make_plan(*models, device, dtype, in_8bit, Free(gpu * GB, host * GB))
+    free = Free(host * GB, {str(CUDA): gpu * GB})
+    return make_plan(*models, [(device,)], dtype, in_8bit, free)
 
 
 def test_a_large_gpu_holds_the_sources_a_smaller_one_streams_them(seven_billion):
@@ -102,7 +113,10 @@ def test_batches_use_what_is_left_within_bounds(seven_billion):
     assert plan_for(seven_billion, 140, 100).batch_tokens == 32768
     tight = plan_for(seven_billion, 24, 100)
     assert MIN_BATCH_TOKENS <= tight.batch_tokens < 32768
-    used = tight.needed + (tight.batch_tokens - MIN_BATCH_TOKENS) * tight.token_bytes
+    used = (
+        tight.needed
+        + (tight.batch_tokens - MIN_BATCH_TOKENS) * tight.parts[0].token_bytes
+    )
     assert used <= 24 * GB * MARGIN
 
 
@@ -128,7 +142,7 @@ def test_mapped_and_held_sources_give_the_same_bits(engine):
     mapped = Sources(engine.sources.rm, engine.sources.lms, engine.fit)
     for name, parameter in engine.model.named_parameters():
         found = torch.empty_like(parameter)
-        merge(found, name, mapped.fetch(name, recipe, CPU), recipe)
+        merge(found, name, mapped.fetch(name, recipe, CPU))
         assert torch.equal(found, parameter), name
 
 
@@ -142,3 +156,205 @@ def test_reading_ahead_merges_the_same(engine, monkeypatch):
     engine.apply(recipe)
     for found, tensor in zip(engine.model.parameters(), wanted):
         assert torch.equal(found, tensor)
+
+
+GPUS = tuple(torch.device("cuda", i) for i in range(3))
+
+
+def spread(models, gb, host=1, dtype=torch.float16, choices=None, **settings):
+    """A plan for GPUs with so many GB free each."""
+    free = Free(host * GB, {f"cuda:{i}": n * GB for i, n in enumerate(gb)})
+    choices = choices or [GPUS[: len(gb)]]
+    return make_plan(*models, choices, dtype, free=free, **settings)
+
+
+def test_several_gpus_share_a_model_that_is_too_large_for_one(seven_billion):
+    assert not spread(seven_billion, [12]).fits
+    plan = spread(seven_billion, [12, 8])
+    assert plan.fits and plan.device == "cuda:0,cuda:1"
+    whole = spread(seven_billion, [100])
+    first, second = plan.parts
+    assert first.live + second.live == whole.live
+    assert first.sources + second.sources == whole.sources
+    assert first.live / second.live == pytest.approx(12 / 8, rel=0.2)
+    for part in plan.parts:
+        assert part.needed(plan.place == "device") <= part.free
+    # What both have room for, not the roomier one.
+    rests = [(p.free - p.needed(False)) // p.token_bytes for p in plan.parts]
+    assert plan.batch_tokens == MIN_BATCH_TOKENS + min(rests)
+
+
+def test_sources_live_beside_the_parameters_that_they_make(seven_billion):
+    plan = spread(seven_billion, [40, 40])
+    assert plan.place == "device" and plan.fits
+    assert sum(part.sources for part in plan.parts) == plan.sources
+
+
+def test_layers_stay_whole_and_in_order_over_the_gpus(seven_billion):
+    *_, fit = seven_billion
+    plan = spread(seven_billion, [10, 10, 10])
+    # Layer by layer, whatever order the files name them in.
+    layers = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(32)]
+    places = [str(plan.device_of(name)) for name in [fit.embedding, *layers]]
+    assert places == sorted(places) and set(places) == {str(gpu) for gpu in GPUS}
+    for layer in range(32):
+        own = [n for n in fit.merged if n.startswith(f"model.layers.{layer}.")]
+        assert len(own) == 9 and len({plan.device_of(name) for name in own}) == 1
+    # The text is read and the reward made on the first.
+    for name in (fit.embedding, "score.weight", "model.rotary_emb.inv_freq"):
+        assert plan.device_of(name) == GPUS[0]
+    assert block_of("model.layers.12.mlp.up_proj.weight") == "model.layers.12"
+    assert block_of("model.norm.weight") == "model.norm"
+
+
+def test_auto_spreads_only_over_more_gpus_when_one_is_not_enough(
+    seven_billion, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    auto = devices_named("auto")
+    assert auto == [(gpu,) for gpu in GPUS] + [GPUS]
+
+    def chosen(*gb):
+        return spread(seven_billion, gb, choices=auto).device
+
+    assert chosen(24, 24, 24) == "cuda:0"
+    assert chosen(4, 24, 24) == "cuda:1"  # the first is busy
+    assert chosen(9, 9, 9) == "cuda:0,cuda:1,cuda:2"
+    assert devices_named("cuda:2,cuda:0") == [(GPUS[2], GPUS[0])]
+    assert devices_named("cuda") == [(GPUS[0],)]
+    for names, words in (
+        ("cuda:0,cuda", "twice"),
+        ("cuda:0,cpu", "mixes"),
+        ("cuda:3", "has 3 GPU"),
+        ("gpu", "not a device"),
+    ):
+        with pytest.raises(DeviceError, match=words):
+            devices_named(names)
+
+
+def test_too_little_on_several_gpus_says_so_of_each(seven_billion):
+    with pytest.raises(DeviceError) as caught:
+        require(spread(seven_billion, [6, 6], host=30))
+    for part in ("on cuda:0 in float16", "on cuda:1", "--load-in-8bit would need"):
+        assert part in str(caught.value)
+
+
+TWO = "cpu:0,cpu:1"  # two names of one device: everything but the copies between two
+
+
+@pytest.mark.parametrize("load_in_8bit", [False, True])
+def test_a_model_over_several_devices_is_the_model_on_one(family, load_in_8bit):
+    if load_in_8bit:
+        pytest.importorskip("bitsandbytes")
+    recipe = Recipe(0.35, {"math": 2, "code": 1})
+    groups = [("What is a prime?", ["Seven", "Nine, or one"]), ("Hi", ["a", "b" * 90])]
+    one, two = (
+        Engine.load(family, device, "float32", load_in_8bit) for device in ("cpu", TWO)
+    )
+    assert set(two.plan.blocks.values()) == {"cpu:0", "cpu:1"} and not one.plan.blocks
+    assert score(two, recipe, groups) == score(one, recipe, groups)
+    for name, parameter in one.model.named_parameters():
+        assert torch.equal(two.model.get_parameter(name), parameter), name
+    assert torch.equal(two.along([1, 9, 8, 7]), one.along([1, 9, 8, 7]))
+
+
+def test_every_block_gets_its_inputs_on_its_own_device(family, monkeypatch):
+    sent = []
+
+    def recorded(value, device, **options):
+        sent.append((str(device), options.get("skip_keys")))
+        return value
+
+    monkeypatch.setattr("dogerm.live.send_to_device", recorded)
+    engine = Engine.load(family, TWO, "float32")
+    score(engine, Recipe(0.5, {"math": 1}), [("Hi", ["Hello"])])
+    blocks = dict(engine.plan.blocks)
+    blocks.pop("score")  # its product is taken apart from the model
+    assert [device for device, _ in sent[::2]] == list(blocks.values())
+    assert all(skip == {"past_key_values"} for _, skip in sent[1::2])
+
+
+@pytest.mark.gpu
+def test_two_gpus_merge_and_score_as_the_cpu_does(family):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("no two CUDA GPUs here")
+    recipe = Recipe(0.35, {"math": 2, "code": 1})
+    groups = [("What is a prime?", ["Seven", "Nine, or one"])]
+    cpu = Engine.load(family, "cpu", "float32")
+    for keep in ("device", "pinned", "mapped"):
+        gpus = Engine.load(family, "cuda:0,cuda:1", "float32", keep=keep)
+        assert {p.device.index for p in gpus.model.parameters()} == {0, 1}
+        wanted, found = (score(one, recipe, groups)[0] for one in (cpu, gpus))
+        assert found == pytest.approx(wanted, abs=1e-4)
+
+
+SHORTAGES = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError(
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"
+    ),
+    RuntimeError("CUDA error: out of memory"),  # pinned host memory
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", SHORTAGES, ids=["gpu", "host", "pinned", "python"])
+def test_memory_that_runs_out_while_loading_is_retried_with_mapped_sources(
+    family, monkeypatch, caplog, error
+):
+    held = engine_module._held
+
+    def short(*arguments):
+        raise error
+
+    monkeypatch.setattr(engine_module, "_held", short)
+    engine = Engine.load(family, "cpu", "float32")
+    assert engine.plan.place == "mapped"
+    assert "cpu ran out of memory; the sources are now mapped" in caplog.text
+    recipe, group = Recipe(0.4, {"math": 1}), [("Hi", ["Hello", "Go"])]
+    found = score(engine, recipe, group)
+    monkeypatch.setattr(engine_module, "_held", held)
+    assert found == score(Engine.load(family, "cpu", "float32"), recipe, group)
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA"), OutOfMemory, "cpu has too little free memory"),
+        (RuntimeError("shape mismatch"), RuntimeError, "shape mismatch"),
+    ],
+)
+def test_what_cannot_be_helped_by_smaller_settings_is_said(
+    family, monkeypatch, error, wanted, words
+):
+    def fails(*arguments, **settings):
+        raise error
+
+    monkeypatch.setattr(engine_module, "build", fails)
+    with pytest.raises(wanted, match=words):
+        Engine.load(family, "cpu", "float32")
+
+
+def test_memory_that_runs_out_inside_the_model_is_retried_smaller_then_said(
+    family, monkeypatch
+):
+    engine, recipe = Engine.load(family, "cpu", "float32"), Recipe(0, {"math": 1})
+    backbone = type(engine.model.model)
+    forward, groups = backbone.forward, [("p" * n, ["r" * n]) for n in range(40, 60)]
+    wanted = score(engine, recipe, groups)
+
+    def small(self, input_ids, **rest):
+        if input_ids.numel() > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(backbone, "forward", small)
+    limit = 700
+    for row, expected in zip(score(engine, recipe, groups), wanted):
+        assert row == pytest.approx(expected, abs=1e-5)
+    limit = 10
+    with pytest.raises(OutOfMemory, match="too little free memory"):
+        score(engine, recipe, groups)
+    limit = 10**9
+    assert score(engine, recipe, groups) == wanted  # live and right

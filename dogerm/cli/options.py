@@ -40,7 +40,12 @@ Lms = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where it runs.")
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda[:N][,cuda:M…]",
+        help="Where it runs; over several GPUs, if one is not enough or they are named.",
+    ),
 ]
 Dtype = Annotated[
     str | None,

@@ -316,7 +316,7 @@ def _header(studio: Studio) -> str:
         else f"{engine.size / 1e6:.1f}M"
     )
     status = " · ".join(
-        [family, f"{size} parameters", str(engine.device), engine.dtype, "live"]
+        [family, f"{size} parameters", engine.plan.device, engine.dtype, "live"]
     )
     agrees = f'<p id="agreement">{studio.agreement}.</p>' if studio.agreement else ""
     return f"""

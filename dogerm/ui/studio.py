@@ -67,7 +67,7 @@ class Studio:
         return {
             "family": listed if self.source in listed else [self.source, *listed],
             "dtype": [AUTO, *DTYPES],
-            "device": [AUTO, *gpus, "cpu"],
+            "device": [AUTO, *gpus, *([",".join(gpus)] if gpus[1:] else []), "cpu"],
         }
 
     def preview(self, source: str, dtype: str, in_8bit: bool, device: str) -> str:
@@ -105,7 +105,7 @@ class Studio:
             return ""
         groups = [(example.prompt, example.responses) for example in self.examples]
         try:
-            whole = Engine.load(engine.family, str(engine.device), engine.plan.dtype)
+            whole = Engine.load(engine.family, engine.plan.device, engine.plan.dtype)
             return f"int8 {agreement(engine, whole, groups)}"
         except DeviceError:
             return f"int8, not compared: {engine.plan.dtype} does not fit beside it"
@@ -115,15 +115,19 @@ class Studio:
 
     def _makes_room(self, found: Inspection) -> bool:
         """Whether it would fit without the model that is live."""
-        same = found.plan.device == str(self.engine.device)
-        freed = self.engine.plan.needed if same else 0
-        return found.plan.needed <= found.plan.free + freed
+        held = self.engine.plan.place == "device"
+        freed = {part.device: part.needed(held) for part in self.engine.plan.parts}
+        plan = found.plan
+        return all(
+            part.needed(plan.place == "device") <= part.free + freed.get(part.device, 0)
+            for part in plan.parts
+        )
 
     def _replace(
         self, chosen: Family, device: str, dtype: str | None, in_8bit: bool
     ) -> None:
         old = self.engine
-        settings = (old.family, str(old.device), old.plan.dtype, old.plan.load_in_8bit)
+        settings = (old.family, old.plan.device, old.plan.dtype, old.plan.load_in_8bit)
         self.engine = old = None
         gc.collect()
         if torch.cuda.is_available():
