@@ -14,10 +14,15 @@ from dogerm.recipe import PARTS, Recipe
 
 @dataclass(frozen=True)
 class Place:
-    """Where a parameter sits: in a layer, from 0, and in one of PARTS, or in none of them."""
+    """Where a parameter sits: by which layer, from 0, and in which of PARTS, if in any.
+
+    Args:
+        inside: whether it is the layer's own, not just goes with it.
+    """
 
     layer: int
     part: str | None
+    inside: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,10 @@ def dissect(model: PreTrainedModel) -> Anatomy:
     outside = 0  # the first layer's, until the layers are passed
     for path, owner in backbone.named_modules(prefix=model.base_model_prefix):
         for name, parameter in owner.named_parameters(recurse=False):
-            outside = len(stack) - 1 if parameter in layer_of else outside
+            inside = parameter in layer_of
+            outside = len(stack) - 1 if inside else outside
             layer = layer_of.get(parameter, outside)
-            places[f"{path}.{name}"] = Place(layer, part(owner, parameter))
+            places[f"{path}.{name}"] = Place(layer, part(owner, parameter), inside)
     return Anatomy(model.config.model_type, len(stack), places)
 
 

@@ -113,6 +113,13 @@ class Checkpoint:
             sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
         return max(sizes, key=sizes.__getitem__)
 
+    @property
+    def is_reward_model(self) -> bool:
+        """Whether it says that it gives scores: by its class, or by its score head."""
+        classes = getattr(self.config, "architectures", None) or []
+        scores = any(name.endswith("ForSequenceClassification") for name in classes)
+        return scores or "score.weight" in self.tensors
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         try:

@@ -1,4 +1,4 @@
-"""The commands on models: demo, score, sweep, scan, suggest, merge, inspect, speed."""
+"""The commands on models: demo, score, sweep, scan, suggest, merge, recipe, inspect, speed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,6 +29,7 @@ from dogerm.cli.options import (
     anatomy_of,
     engine_of,
     family_of,
+    read_mergekit,
     recipe_of,
 )
 from dogerm.cli.terminal import (
@@ -353,6 +354,13 @@ def merge(
     layers: Layers = "constant",
     part: Parts = None,
     parent: Parent = None,
+    mergekit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.yaml",
+            help="Models and recipe from a configuration of mergekit's instead.",
+        ),
+    ] = None,
     push: Annotated[
         str | None,
         typer.Option(
@@ -367,8 +375,17 @@ def merge(
     from dogerm.export import export, push_to_hub
     from dogerm.plan import size_text
 
-    models = family_of(family, rm, lm, parent)
-    recipe = recipe_of(models, lam, share, method, set, layers, part)
+    if mergekit:
+        own = [family, rm, lm, lam, share, set, part, parent]
+        if any(own) or (method, layers) != ("linear", "constant"):
+            raise typer.BadParameter(
+                "--mergekit names the models and the recipe itself."
+            )
+        models, recipe, stored = read_mergekit(mergekit)
+        dtype = dtype or stored
+    else:
+        models = family_of(family, rm, lm, parent)
+        recipe = recipe_of(models, lam, share, method, set, layers, part)
     if load_in_8bit:
         raise DeviceError(
             "a merged checkpoint is written in 16 or 32 bits; load it in 8 bits later."
@@ -386,6 +403,42 @@ def merge(
     if push:
         print(f"Uploaded: {push_to_hub(out, push)}")
     print(f"Load it: AutoModelForSequenceClassification.from_pretrained({str(out)!r})")
+
+
+@app.command()
+def recipe(
+    form: Annotated[
+        Literal["mergekit", "json", "python", "cli"],
+        typer.Option("--as", help="How it is written."),
+    ] = "mergekit",
+    family: FamilyName = None,
+    rm: Rm = None,
+    lm: Lms = None,
+    dtype: Dtype = None,
+    lam: Lam = None,
+    share: Shares = None,
+    method: MethodName = "linear",
+    set: Settings = None,
+    layers: Layers = "constant",
+    part: Parts = None,
+    parent: Parent = None,
+) -> None:
+    """Write a recipe down: as mergekit's YAML, JSON, Python, or a command. Merges nothing."""
+    from dogerm.mergekit import to_yaml
+    from dogerm.written import as_command, as_python
+
+    models = family_of(family, rm, lm, parent)
+    found = recipe_of(models, lam, share, method, set, layers, part)
+    written = {
+        "mergekit": lambda: to_yaml(models, found, dtype),
+        "json": lambda: (
+            json.dumps(found.to_json(), ensure_ascii=False, indent=1) + "\n"
+        ),
+        "python": lambda: as_python(models, found),
+        "cli": lambda: as_command(models, found),
+    }[form]()
+    with output(None) as file:
+        file.write(written)
 
 
 @app.command()

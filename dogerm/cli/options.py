@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dogerm.cli.terminal import quieten, stderr_console
+from dogerm.cli.terminal import quieten, say, stderr_console
 
 if TYPE_CHECKING:
     from dogerm.anatomy import Anatomy
@@ -169,6 +170,32 @@ def anatomy_of(family: Family) -> Anatomy:
 
     rm = checkpoint.Checkpoint(family.rm, "the reward model", weights=False)
     return checkpoint.anatomy_of(rm)
+
+
+def read_mergekit(file: str) -> tuple[Family, Recipe, str | None]:
+    """The models and the recipe of a configuration of mergekit's, and the dtype it names."""
+    from dogerm.checkpoint import Checkpoint, anatomy_of
+    from dogerm.errors import RecipeError
+    from dogerm.mergekit import from_yaml
+
+    opened: dict[str, Checkpoint] = {}
+
+    def checkpoint(source: str) -> Checkpoint:
+        if source not in opened:
+            opened[source] = Checkpoint(source, source, weights=False)
+        return opened[source]
+
+    try:
+        found = from_yaml(
+            Path(file).read_text(encoding="utf-8"),
+            lambda source: checkpoint(source).is_reward_model,
+            lambda rm: anatomy_of(checkpoint(rm)),
+        )
+    except (RecipeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file}: {error}") from None
+    for note in found.notes:
+        say(note)
+    return found.family, found.recipe, found.dtype
 
 
 def engine_of(

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dogerm.benchmarks.results import Results
     from dogerm.benchmarks.run import Progress
     from dogerm.inspection import Inspection
-    from dogerm.recipe import Recipe
     from dogerm.rows import Tokenised
     from dogerm.speed import Speed
     from dogerm.suggest import Suggestion
@@ -256,6 +255,8 @@ def print_suggestion(found: Suggestion) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from dogerm.written import as_options
+
     counts = found.settings
     table = Table(
         "accuracy",
@@ -271,7 +272,7 @@ def print_suggestion(found: Suggestion) -> None:
         cells = [str(found.validation[key]), str(found.test[key])]
         table.add_row(name, *(cell.rsplit(" (n", 1)[0] for cell in cells))
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"Suggested: {_options(found.recipe)}")
+    console.print(f"Suggested: {as_options(found.recipe)}")
     console.print(table, markup=False)
     console.print(found.verdict, markup=False)
     console.print(f"Against the base RM, held out: {found.against_base}.", markup=False)
@@ -283,17 +284,6 @@ def print_suggestion(found: Suggestion) -> None:
         console.print(
             f"Too long: {counts['skipped']} pairs skipped, {counts['cut']} conversations cut."
         )
-
-
-def _options(recipe: Recipe) -> str:
-    """A recipe as one writes it on the command line."""
-    shares = "".join(
-        f" --share {name}={share:g}" for name, share in recipe.shares.items()
-    )
-    own = "".join(f" --set {name}={value:g}" for name, value in recipe.options.items())
-    layers = "" if recipe.layers == "constant" else f" --layers {recipe.layers_text}"
-    parts = "".join(f" --part {name}={own:g}" for name, own in recipe.parts.items())
-    return f"--lam {recipe.lam:g}{shares} --method {recipe.method}{own}{layers}{parts}"
 
 
 def print_results(found: Results) -> None:
