@@ -140,6 +140,38 @@ def test_gsm8k(bench, tmp_path):
     assert own["oracle"]["accuracy"] == sum(any(r["correct"]) for r in rows) / 6
 
 
+def test_gsm8k_with_candidates_sampled_on_the_way(tmp_path):
+    problems, out = tmp_path / "problems.jsonl", tmp_path / "out"
+    question = "Sam packs 17 cards in boxes of 6. How many boxes are needed?"
+    rows = [{"question": question, "answer": 3}] * 2
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(*options: str):
+        how = [f"--generate={ASSETS / 'nano' / 'base'}", "--sample=max_tokens=24"]
+        how += ["--sample=system=", "--sample=prefix=", "--ns=1,2", "--lam=0,1"]
+        where = [f"--data={problems}", f"--out={out}", "--device=cpu"]
+        return CliRunner().invoke(app, ["bench", "gsm8k", *where, *how, *options])
+
+    done = run()
+    assert done.exit_code == 0, done.output
+    made = (out / "candidates.jsonl").read_bytes()
+    assert b'"max_tokens": 24' in made and b'"temperature": 1.0' in made
+    report = json.loads((out / "report.json").read_text())
+    assert report["recipes"][0]["metrics"]["best-of-2"]["n"] == 2
+    # Stopped while sampling, before there was a store.
+    for file in out.iterdir():
+        file.unlink()
+    (out / "candidates.jsonl").write_bytes(made[:-50])
+    done = run()
+    assert done.exit_code == 1 and "already there" in done.stderr
+    done = run("--resume")
+    assert done.exit_code == 0, done.output
+    assert (out / "candidates.jsonl").read_bytes() == made
+    assert json.loads((out / "report.json").read_text()) == report
+    for wrong in ("--sample=heat=2", "--sample=temperature=hot"):
+        assert run(wrong).exit_code == 2
+
+
 CHECK = """
 def check(candidate):
     def outcome(value):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -35,6 +35,7 @@ from dogerm.cli.terminal import (
     rows_progress,
     say,
 )
+from dogerm.errors import DogermError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from dogerm.benchmarks.benchmark import Benchmark
     from dogerm.benchmarks.data import Dataset
     from dogerm.benchmarks.data import Settings as Rules
+    from dogerm.benchmarks.generate import Sampling
     from dogerm.family import Family
     from dogerm.recipe import Recipe
 
@@ -113,6 +115,21 @@ def run_benchmark(
     ns: Annotated[
         str, typer.Option(metavar="N,N,…", help="Best-of-N: how many candidates.")
     ] = "1,2,4,8,16",
+    generate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Sample the candidates for the problems in --data from this causal LM.",
+        ),
+    ] = None,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="How: temperature, top_p, max_tokens, system, prefix, together.",
+            show_default="the paper's",
+        ),
+    ] = None,
     allow_code_execution: Annotated[
         bool,
         typer.Option(
@@ -177,6 +194,9 @@ def run_benchmark(
         validation=validation,
         seed=seed,
     )
+    if sample and not generate:
+        raise typer.BadParameter("--sample says how to --generate; name a MODEL.")
+    how = _sampling(benchmark.name, sample, rules) if generate else None
     processes = Group()
     first = processes.rank == 0
     if processes.meant_several:
@@ -186,6 +206,24 @@ def run_benchmark(
         )
     if first:
         check_folder(out, resume)
+    if generate:
+        made = out / "candidates.jsonl"
+        failure = None
+        if first:
+            try:
+                _generate(
+                    benchmark,
+                    rules,
+                    generate,
+                    made,
+                    how,
+                    processes.device(device),
+                    resume,
+                )
+            except (DogermError, OSError) as error:
+                failure = error
+        processes.raise_any(failure)
+        rules = replace(rules, data=made)
     dataset = processes.first_here(lambda: _read(benchmark, rules))
     engine = engine_of(models, processes.device(device), dtype, load_in_8bit, method)
     tokens = tokenise_rows(engine, dataset.rows, too_long)
@@ -283,6 +321,68 @@ def _read(benchmark: Benchmark, rules: Rules) -> Dataset:
             done = now
 
         return benchmark.read(replace(rules, on_progress=show))
+
+
+def _sampling(name: str, given: Sequence[str] | None, rules: Rules) -> Sampling:
+    """The reference's sampling for a benchmark, but for what is given as KEY=VALUE."""
+    from dogerm.benchmarks.generate import SAMPLING
+
+    if name not in SAMPLING:
+        raise typer.BadParameter(
+            f"{name} has no candidates to --generate; {', '.join(SAMPLING)} have."
+        )
+    if rules.data is None:
+        raise typer.BadParameter("--generate needs the problems: --data FILE.")
+    kinds = {
+        "temperature": float,
+        "top_p": float,
+        "max_tokens": int,
+        "together": int,
+        "system": str,
+        "prefix": str,
+    }
+    changes: dict[str, Any] = {"n": rules.ns[-1], "seed": rules.seed}
+    for text in given or ():
+        key, _, value = text.partition("=")
+        try:
+            changes[key] = kinds[key](value)
+        except (KeyError, ValueError):
+            raise typer.BadParameter(
+                f"--sample is KEY=VALUE with one of {', '.join(kinds)}, got {text!r}."
+            ) from None
+    return replace(SAMPLING[name], **changes)
+
+
+def _generate(
+    benchmark: Benchmark,
+    rules: Rules,
+    model: str,
+    out: Path,
+    how: Sampling,
+    device: str,
+    resume: bool,
+) -> None:
+    """The candidate file, with a bar of the problems that are done."""
+    import torch
+
+    from dogerm.benchmarks.generate import generate
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = "float32" if device == "cpu" else "float16"  # the paper's
+    with progress("Sampling candidates") as advance:
+        done = 0
+
+        def show(now: int, total: int) -> None:
+            nonlocal done
+            advance(now - done, total)
+            done = now
+
+        generate(
+            benchmark.name, rules.data, model, out, how, device, dtype, resume, show
+        )
+    if device != "cpu":
+        torch.cuda.empty_cache()  # the reward model comes next
 
 
 def _numbers(text: str) -> tuple[int, ...]:
