@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants, errors
+from huggingface_hub.utils import are_progress_bars_disabled
 
 from dogerm import hub
 from dogerm.checkpoint import Checkpoint
+from dogerm.cli.terminal import quieten
 from dogerm.errors import CheckpointError
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -72,6 +74,7 @@ def there(cache, monkeypatch) -> SimpleNamespace:
 
     def snapshot_download(repository, **options):
         state.fetched = repository, options["revision"], options["allow_patterns"]
+        state.progress = not are_progress_bars_disabled()
         return str(cache)
 
     def disk_usage(folder):
@@ -169,6 +172,16 @@ def test_nothing_is_said_when_all_is_there(there, cache, caplog):
     hub.located("org/name", "math")
     hub.check_space({"math": "org/name"})
     assert caplog.messages == []
+
+
+def test_a_download_shows_its_progress_and_a_copy_none(there, cache):
+    quieten()  # as every command does, for transformers' own bars
+    hub.located("org/name", "math")
+    assert there.progress
+    there.files = {"config.json": 2, "model.safetensors": 4}
+    lay(cache, {"config.json": "{}", "model.safetensors": "...."})
+    hub.located("org/name", "math")
+    assert not there.progress
 
 
 def test_how_much_is_to_come_can_be_asked_without_fetching(there, cache, tmp_path):
