@@ -51,7 +51,7 @@ class Download:
 def located(source: str, name: str) -> Path:
     """The folder of a checkpoint, downloaded if it has to be.
 
-    Says how much is to come before a download starts. After an interruption the files
+    Says how much is to come before a download starts, and how far it is. After an interruption the files
     that were complete are not fetched again. When the hub does not answer, or refuses, a
     copy in its cache is used.
 
@@ -75,6 +75,7 @@ def located(source: str, name: str) -> Path:
         if download.missing:
             _check_space([download])
             _log.warning("%s: downloading %s.", name, _said([download]))
+        _show_progress(bool(download.missing))
         return Path(
             snapshot_download(
                 repository,
@@ -97,6 +98,15 @@ def located(source: str, name: str) -> Path:
                 type(error).__name__,
             )
         return copy
+
+
+def _show_progress(shown: bool) -> None:
+    """The hub library's bars, which transformers silences with its own."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:  # else the user has said
+        (enable_progress_bars if shown else disable_progress_bars)()
 
 
 def check_space(sources: Mapping[str, str]) -> None:
