@@ -20,6 +20,7 @@ from transformers import PretrainedConfig
 from dogerm.engine import Engine
 from dogerm.family import Family
 from dogerm.live import device_named, dtype_named
+from dogerm.method_speed import MethodSpeed, measure_methods
 from dogerm.peers import (
     Peer,
     against_mergekit,
@@ -133,6 +134,7 @@ class Speed:
     Args:
         machine: processor, cores, threads, memory, GPU, versions.
         parameters: of the synthetic model that was merged and scored.
+        methods: each merge method on one parameter of that model.
     """
 
     machine: Mapping[str, Any]
@@ -142,6 +144,7 @@ class Speed:
     answers: Answers
     family: FamilySpeed
     against: tuple[Peer, ...] = ()
+    methods: tuple[MethodSpeed, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
@@ -211,6 +214,10 @@ def measure(
                     )
                 )
                 _give_back(device_named(device))
+            say("Merging by every method")
+            shape = (config.intermediate_size, config.hidden_size)
+            place = device_named(device)
+            methods = measure_methods(shape, dtype_named(dtype), place, few)
             say(f"Scoring {RESPONSES} answers")
             # In this device's own dtype: 16-bit arithmetic on a CPU is another matter.
             engine = Engine.load(synthetic, device)
@@ -224,7 +231,9 @@ def measure(
         )
     finally:
         torch.set_num_threads(threads)  # a small model takes one
-    return Speed(found, size, tuple(merging), scoring, answers, own, tuple(peers))
+    return Speed(
+        found, size, tuple(merging), scoring, answers, own, tuple(peers), methods
+    )
 
 
 def _merging(

@@ -21,6 +21,7 @@ from dogerm.charts import speed_bars
 from dogerm.cli import app
 from dogerm.engine import Engine
 from dogerm.errors import CheckpointError, DeviceError
+from dogerm.merge import METHODS
 from dogerm.speed import _flops, measure
 from dogerm.synthetic import config_at, llama_240m, write_checkpoint
 
@@ -87,7 +88,7 @@ def test_measuring_gives_medians_and_leaves_nothing_behind(family, tmp_path):
         on_step=steps.append,
     )
     assert torch.get_num_threads() == threads
-    assert list(tmp_path.iterdir()) == [] and len(steps) == 5
+    assert list(tmp_path.iterdir()) == [] and len(steps) == 6
     rows = {(row.dtype, row.sources, row.lms): row for row in found.merging}
     assert len(rows) == 12
     for count in (1, 2):
@@ -103,7 +104,9 @@ def test_measuring_gives_medians_and_leaves_nothing_behind(family, tmp_path):
     assert found.answers.responses == 16 and found.answers.largest_difference < 1e-5
     assert found.family.name == "tiny" and found.family.curve_points == 21
     assert found.family.dtype == "int8"
+    assert [row.method for row in found.methods] == list(METHODS)
     data = json.loads(json.dumps(found.to_json()))
+    assert data["methods"][0]["method"] == "linear"
     assert data["scoring"]["tokens_per_second"] > 0
     assert min(data["answers"].values()) >= 0
     assert data["against"] == []

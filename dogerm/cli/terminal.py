@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -16,12 +16,14 @@ from dogerm.errors import DogermError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from dogerm.benchmarks.group import Group
     from dogerm.benchmarks.report import Metric
     from dogerm.benchmarks.results import Results
     from dogerm.benchmarks.run import Progress
     from dogerm.inspection import Inspection
+    from dogerm.method_speed import MethodSpeed
     from dogerm.rows import Tokenised
     from dogerm.speed import Speed
     from dogerm.suggest import Suggestion
@@ -244,11 +246,36 @@ def print_speed(found: Speed) -> None:
     machine = found.machine
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
+    if found.methods:
+        console.print(_methods_table(found.methods))
     console.print(
         f"{machine['gpu'] or machine['processor']}, {machine['cores']} cores, "
         f"{machine['threads']} threads, load {machine['load']}, "
         f"torch {machine['versions']['torch']}. Medians after a warm-up."
     )
+
+
+def _methods_table(methods: Sequence[MethodSpeed]) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        "one parameter, two LMs",
+        "time",
+        "to linear",
+        "bytes moved, to linear",
+        "held beside it",
+        "passes its formula needs",
+    )
+    for row in methods:
+        table.add_row(
+            row.method,
+            f"{row.seconds * 1e3:.1f} ms",
+            f"{row.ratio:.1f}",
+            f"{row.moved:.1f}",
+            f"{row.extra:.1f} × float32",
+            str(row.passes),
+        )
+    return table
 
 
 def print_suggestion(found: Suggestion) -> None:

@@ -1,0 +1,50 @@
+"""What is counted of a method is what its operations do."""
+
+import pytest
+import torch
+
+from dogerm.merge import METHODS
+from dogerm.method_speed import PASSES, Used, measure_methods
+
+SHAPE = (64, 96)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return {r.method: r for r in measure_methods(SHAPE, torch.float32, CPU, 1)}
+
+
+def test_bytes_moved_and_alive_are_counted():
+    a, b, out = torch.ones(100), torch.ones(100), torch.empty(100)
+    with Used() as used:
+        torch.add(a, b, out=out)
+    assert (used.moved, used.most) == (1200, 0)
+    with Used() as used:
+        c = a + b
+        d = c.view(10, 10)[:5]
+        del c
+        e = d * 2
+        del d
+        f = e + 1
+        del e, f
+    # c, then e (200 bytes) beside it, which its view keeps; then f beside e alone.
+    assert used.most == 400 + 200
+    assert used.moved == 1200 + 2 * 200 + 2 * 200
+    with Used() as used:
+        out.copy_(a)
+        out.add_(b)
+    assert used.moved == 800 + 1200 and used.most == 0
+
+
+def test_every_method_has_a_row(rows):
+    assert set(rows) == set(METHODS) == set(PASSES)
+    for row in rows.values():
+        assert row.seconds > 0 and row.passes in (1, 2, 3)
+    assert rows["linear"].ratio == rows["linear"].moved == 1
+
+
+def test_linear_holds_nothing_beside_its_result(rows):
+    assert rows["linear"].extra == 0
+    assert rows["task_arithmetic"].extra >= 1  # at least a task vector
+    assert rows["ties"].moved > rows["task_arithmetic"].moved > 1
