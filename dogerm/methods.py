@@ -202,24 +202,32 @@ def multislerp(x: Inputs) -> Tensor:
 def karcher(x: Inputs) -> Tensor:
     """The point of the sphere with the least weighted sum of squared arcs to all directions.
 
-    Weights 1-λ and λ·s; lengths are averaged as numbers.
+    Weights 1-λ and λ·s; lengths are averaged as numbers. The point is a combination of
+    the directions, so all but the last step needs only their inner products.
     Source: H. Karcher, Riemannian center of mass, 1977; iteration by log and exp maps.
     """
     units, lengths, weights = _on_the_sphere(x)
-    point = weights @ units
-    if point.norm() < 1e-6:
+    gram = (units @ units.T).double().cpu()
+    weights = weights.double().cpu()
+
+    def norm(part: Tensor) -> Tensor:
+        return (part @ gram @ part).clamp(min=0).sqrt()
+
+    if norm(weights) < 1e-6:
         return torch.lerp(x.rm, x.mix, x.lam)
-    point = point / point.norm()
+    point = weights / norm(weights)  # as parts of the directions, like all below
     for _ in range(KARCHER_STEPS):
-        cosines = (units @ point).clamp(-1, 1)
+        cosines = (gram @ point).clamp(-1, 1)
         angles = cosines.acos()
         stretch = torch.where(angles < 1e-4, 1.0, angles / angles.sin().clamp(min=1e-6))
-        step = (weights * stretch) @ (units - cosines[:, None] * point)
-        if step.norm() < 1e-7:
+        pull = weights * stretch
+        step = pull - (pull @ cosines) * point
+        length = norm(step)
+        if length < 1e-7:
             break
-        point = _exp(point, step)
-        point = point / point.norm()
-    return (lengths * point).view_as(x.rm)
+        point = point * length.cos() + step * (length.sin() / length)
+        point = point / norm(point)
+    return (lengths * (point.to(units) @ units)).view_as(x.rm)
 
 
 def nearswap(x: Inputs, t: float) -> Tensor:
