@@ -1,13 +1,27 @@
-"""How far 8-bit rewards are from 16-bit or 32-bit ones, on some texts."""
+"""How far 8-bit rewards are from 16-bit or 32-bit ones, on a family's examples; measured once."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants
 
 from dogerm.engine import Engine
+from dogerm.errors import DeviceError
+from dogerm.family import read_examples
+from dogerm.provenance import device_name, of_conversation, of_files, versions
 from dogerm.scoring import Group, score
+from dogerm.store import replacing
+
+_log = logging.getLogger("dogerm")
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,28 @@ class Agreement:
         )
 
 
+def in_8bit_words(engine: Engine) -> str:
+    """What 8 bits cost, in words, to stand beside the rewards; nothing for another engine.
+
+    Measured once: it is kept in the hub library's folder for other programs' files
+    (HF_HOME, or else XDG_CACHE_HOME, moves it), with all that it depends on, and measured
+    anew when any of that has changed.
+    """
+    if engine.dtype != "int8":
+        return ""
+    groups = [(e.prompt, e.responses) for e in read_examples(engine.family)]
+    about = _about(engine, groups)
+    file = _file(about)
+    found = _kept(file, about)
+    if found is None:
+        whole = _whole(engine)
+        if whole is None:
+            return f"int8, not compared: {engine.plan.dtype} does not fit beside it"
+        found = agreement(engine, whole, groups)
+        _keep(file, about, found)
+    return f"int8 {found}"
+
+
 def agreement(engine: Engine, other: Engine, groups: Sequence[Group]) -> Agreement:
     """Compare the rewards of two engines of one family."""
     differences: list[float] = []
@@ -54,3 +90,53 @@ def agreement(engine: Engine, other: Engine, groups: Sequence[Group]) -> Agreeme
 def _centred(rewards: Sequence[float]) -> list[float]:
     mean = sum(rewards) / len(rewards)
     return [reward - mean for reward in rewards]
+
+
+def _about(engine: Engine, groups: Sequence[Group]) -> dict[str, Any]:
+    """All that an agreement depends on, as JSON has it."""
+    family = engine.family
+    models = {"rm": engine.sources.rm} | {
+        name: engine.sources.lms[name] for name in family.lms
+    }
+    about = {
+        "files": of_files(models),
+        "recipe": family.recipe().to_json(),
+        "conversation": of_conversation(engine),
+        "examples": groups,
+        "dtypes": [engine.dtype, engine.plan.dtype],
+        "device": device_name(engine.device),
+        "versions": versions() | {"bitsandbytes": version("bitsandbytes")},
+    }
+    return json.loads(json.dumps(about))
+
+
+def _whole(engine: Engine) -> Engine | None:
+    """The same family unquantised, on the same device or on the CPU, where it fits; else None."""
+    for device in dict.fromkeys((engine.plan.device, "cpu")):
+        try:
+            return Engine.load(engine.family, device, engine.plan.dtype, parent=False)
+        except DeviceError:
+            continue
+    return None
+
+
+def _file(about: dict[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return Path(constants.HF_ASSETS_CACHE) / "dogerm" / "agreement" / f"{digest}.json"
+
+
+def _kept(file: Path, about: dict[str, Any]) -> Agreement | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return Agreement(**found["agreement"]) if found["of"] == about else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _keep(file: Path, about: dict[str, Any], found: Agreement) -> None:
+    try:
+        with replacing(file) as out:
+            json.dump({"of": about, "agreement": asdict(found)}, out, indent=1)
+    except OSError as error:
+        # Only the next load is slower for it.
+        _log.warning("%s cannot be written: %s.", file, error.strerror)

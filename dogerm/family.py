@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,17 @@ _CALLED = {str: "text", bool: "true or false", int: "a whole number", dict: "a t
 _DTYPES = ("float32", "bfloat16", "float16")
 # A hub id, ORG/NAME, with the revision that is wanted after an @.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A worked example: what to look for, an instruction and its responses."""
+
+    title: str
+    prompt: str
+    responses: tuple[str, ...]
+    shares: dict[str, float] | None = None
+    lam: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,33 @@ class Family:
                 )
         lam = self.lam if lam is None else lam
         return Recipe(lam, shares, method, dict(options or {}), layers, parts or {})
+
+
+def read_examples(family: Family) -> list[Example]:
+    """The family's examples; a plain one for a family that has none.
+
+    Raises:
+        FamilyError: the file cannot be read, or holds something else.
+    """
+    if family.examples is None:
+        responses = ("A prime has exactly two divisors.", "A prime is an odd number.")
+        return [Example("A first pair", "What is a prime number?", responses)]
+    try:
+        lines = family.examples.read_text("utf-8").splitlines()
+        return [
+            Example(
+                row["title"],
+                row["prompt"],
+                tuple(row["responses"]),
+                row.get("shares"),
+                row.get("lam"),
+            )
+            for row in map(json.loads, lines)
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FamilyError(
+            f"the examples in {family.examples} cannot be read: {error!r}."
+        ) from None
 
 
 def names() -> list[str]:

@@ -38,18 +38,23 @@ def of_engine(engine: Engine) -> dict[str, Any]:
 
     Reads every file of a local folder once, to hash it.
     """
-    family = engine.family
     return {
         "models": of_models({"rm": engine.sources.rm, **engine.sources.lms}),
-        "conversation": {
-            "system": family.system,
-            "template": family.template or engine.tokenizer.chat_template,
-            "add_special_tokens": family.add_special_tokens,
-        },
+        "conversation": of_conversation(engine),
         "max_tokens": engine.max_tokens,
         "dtype": engine.dtype,
         "device": device_name(engine.device),
         "versions": versions(),
+    }
+
+
+def of_conversation(engine: Engine) -> dict[str, Any]:
+    """How a conversation becomes tokens."""
+    family = engine.family
+    return {
+        "system": family.system,
+        "template": family.template or engine.tokenizer.chat_template,
+        "add_special_tokens": family.add_special_tokens,
     }
 
 
@@ -67,6 +72,24 @@ def of_models(models: Mapping[str, Checkpoint]) -> dict[str, Any]:
     return {
         name: {"source": model.source} | _content(model.folder)
         for name, model in named.items()
+    }
+
+
+def of_files(models: Mapping[str, Checkpoint]) -> dict[str, Any]:
+    """What tells each model's files from any others on this machine, without reading them.
+
+    Of a hub copy the hash that its cache calls a file by; of another file its place, size
+    and times, among them the one that no program can set.
+    """
+    named = {name: model.folder for name, model in models.items()}
+    named |= {f"base of {n}": m.base.folder for n, m in models.items() if m.base}
+    return {
+        name: {
+            file.name: _identity(file)
+            for file in sorted(folder.iterdir())
+            if file.is_file()
+        }
+        for name, folder in named.items()
     }
 
 
@@ -103,13 +126,27 @@ def _content(folder: Path) -> dict[str, Any]:
     return {"files": files}
 
 
+def _identity(file: Path) -> list[Any]:
+    if digest := _blob(file):
+        return [digest]
+    known = file.stat()
+    times = known.st_mtime_ns, known.st_ctime_ns
+    return [str(file.resolve()), known.st_ino, known.st_size, *times]
+
+
 def _sha256(file: Path) -> str:
-    # The hub's cache calls a large file by its SHA-256: no need to read 10 GB for it.
+    if digest := _blob(file):
+        return digest
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _blob(file: Path) -> str | None:
+    """The SHA-256 that the hub's cache calls a large file by: no need to read 10 GB for it."""
     blob = file.resolve()
     if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
         return blob.name
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return None
 
 
 def _brief(value: Any) -> str:

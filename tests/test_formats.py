@@ -470,27 +470,6 @@ def test_int8_merges_into_the_live_buffers_and_leaves_no_trace(folders):
     assert score(small, Recipe(0.4, {"math": 1}), GROUP) == first
 
 
-def test_agreement_counts_orders_and_centred_differences(engine, monkeypatch):
-    from dogerm import agreement as module
-
-    tables = {
-        "ours": [[[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]]],
-        "theirs": [[[11.0, 12.0, 13.0]], [[12.0, 11.0, 13.0]]],
-    }
-
-    class Fake:
-        family, dtype = engine.family, "float16"
-
-        def __init__(self, name):
-            self.tables = iter(tables[name])
-
-    monkeypatch.setattr(module, "score", lambda one, recipe, groups: next(one.tables))
-    found = module.agreement(Fake("ours"), Fake("theirs"), GROUP)
-    # The constant 10 does not count; the swapped pair does, by 1 and 1.
-    assert (found.orders, found.same) == (6, 5)
-    assert (found.mean, found.largest) == pytest.approx((2 / 6, 1))
-
-
 def test_nan_weights_are_named(folders, tmp_path):
     folder = save_lm(tmp_path / "lm", 3)
     stored = weights(folder)

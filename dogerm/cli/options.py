@@ -201,13 +201,20 @@ def read_mergekit(file: str) -> tuple[Family, Recipe, str | None]:
 def engine_of(
     family: Family, device: str, dtype: str | None, load_in_8bit: bool, method: str
 ) -> Engine:
+    from dogerm.agreement import in_8bit_words
     from dogerm.engine import Engine
     from dogerm.merge import METHODS
 
     quieten()
     parent = METHODS[method].needs_parent
-    with stderr_console().status(f"Loading {family.name} …"):
-        return Engine.load(family, device, dtype, load_in_8bit, parent)
+    console = stderr_console()
+    with console.status(f"Loading {family.name} …"):
+        engine = Engine.load(family, device, dtype, load_in_8bit, parent)
+    with console.status("Comparing 8 bits with 16, once …"):
+        agrees = in_8bit_words(engine)
+    if agrees:
+        say(f"{agrees}.")
+    return engine
 
 
 def _named(items: Sequence[str] | None, option: str) -> dict[str, str]:
