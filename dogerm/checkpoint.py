@@ -242,7 +242,8 @@ def compare(rm: Checkpoint, lms: Mapping[str, Checkpoint]) -> Compatibility:
 
     Raises:
         CheckpointMismatch: another architecture, a tensor of another shape, one that
-            is missing, or one that belongs nowhere. Names it, with both shapes.
+            is missing, or one that belongs nowhere: names it, with both shapes. Another
+            vocabulary.
     """
     with torch.device("meta"):
         model = empty_reward_model(rm)
@@ -268,6 +269,7 @@ def compare(rm: Checkpoint, lms: Mapping[str, Checkpoint]) -> Compatibility:
         left_out[name] = tuple(sorted(allowed))
         warnings += _differing_settings(rm, lm, name)
     vocabulary = align(rm, lms, embedding)
+    _check_shared(rm, vocabulary, embedding)
     return Compatibility(
         merged=tuple(merged),
         kept=tuple(sorted(head)),
@@ -277,6 +279,17 @@ def compare(rm: Checkpoint, lms: Mapping[str, Checkpoint]) -> Compatibility:
         anatomy=dissect(model),
         warnings=tuple(warnings),
     )
+
+
+def _check_shared(rm: Checkpoint, vocabulary: Vocabulary, embedding: str) -> None:
+    """CheckpointMismatch where an LM lacks most of the reward model's tokens."""
+    rows = rm.tensors[embedding].shape[0]
+    for name, lacking in vocabulary.rm_only.items():
+        if 2 * len(lacking) > rows:
+            raise CheckpointMismatch(
+                f"the tokenizer of {name!r} has {rows - len(lacking)} of the reward model's "
+                f"{rows} tokens. Both must be fine-tuned from the same base model."
+            )
 
 
 def align(rm: Checkpoint, lms: Mapping[str, Checkpoint], embedding: str) -> Vocabulary:

@@ -108,8 +108,10 @@ def rewards(
 
     Raises:
         CheckpointError: a source holds NaN or infinity; names the tensor.
-        InputError: a reward is not a finite number though the weights are.
+        InputError: a reward is not a finite number though the weights are; or a token
+            has no row in the embedding table.
     """
+    _check_ids(engine, items)
     # Equal texts are scored once, so that they tie exactly wherever they stand in a batch.
     counts = [Counter(item.sequences) for item in items]
     distinct = [
@@ -143,6 +145,18 @@ def rewards(
             "Load with --dtype float32 or bfloat16."
         )
     return table
+
+
+def _check_ids(engine: Engine, items: Sequence[Tokens]) -> None:
+    """InputError for a token beyond the embedding table, which would take a GPU down."""
+    rows = engine.model.get_input_embeddings().weight.shape[0]
+    largest = max((max(ids) for item in items for ids in item.sequences), default=0)
+    if largest >= rows:
+        token = engine.tokenizer.convert_ids_to_tokens(largest)
+        raise InputError(
+            f"a text holds {token!r}, which is token {largest} of the tokenizer of "
+            f"{engine.family.name!r}, but its embedding table has {rows} rows. Leave it out."
+        )
 
 
 def together(items: Sequence[Tokens], batch_tokens: int) -> list[list[int]]:

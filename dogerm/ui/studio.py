@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import gc
 import html
-import json
-from dataclasses import dataclass
 
 import torch
 
 from dogerm import family as families
-from dogerm.agreement import agreement
+from dogerm.agreement import in_8bit_words
 from dogerm.checkpoint import PARENT
 from dogerm.engine import Engine
-from dogerm.errors import DeviceError, DogermError, FamilyError
-from dogerm.family import Family
+from dogerm.errors import FamilyError
+from dogerm.family import Example, Family, read_examples
 from dogerm.hub import to_download
 from dogerm.inspection import Inspection, facts, in_words, inspect
 from dogerm.live import DTYPES
 from dogerm.merge import METHODS
 from dogerm.plan import size_text
+from dogerm.scoring import score
 
 MAX_DOMAINS = 6  # sliders on the page
 AUTO = "auto"
-
-
-@dataclass(frozen=True)
-class Example:
-    """A worked example: what to look for, an instruction and its responses."""
-
-    title: str
-    prompt: str
-    responses: tuple[str, ...]
-    shares: dict[str, float] | None = None
-    lam: float | None = None
 
 
 class Studio:
@@ -49,7 +37,7 @@ class Studio:
         self.engine, self.source = engine, source
         self._given = {source: engine.family}  # it may be in no file at all
         self.examples = read_examples(engine.family)
-        self.agreement = self._agreement()
+        self.agreement = in_8bit_words(engine)
 
     @property
     def family(self) -> Family:
@@ -92,23 +80,11 @@ class Studio:
             )
         found = inspect(chosen, device, _named(dtype), in_8bit)
         if found.plan.fits or not self._makes_room(found):
-            self.engine = Engine.load(chosen, device, _named(dtype), in_8bit)
+            self.engine = _tried(chosen, examples, device, _named(dtype), in_8bit)
         else:
-            self._replace(chosen, device, _named(dtype), in_8bit)
+            self._replace(chosen, examples, device, _named(dtype), in_8bit)
         self.source, self.examples = source, examples
-        self.agreement = self._agreement()
-
-    def _agreement(self) -> str:
-        """What 8-bit costs, measured once, if the whole model fits beside the 8-bit one."""
-        engine = self.engine
-        if not engine.plan.load_in_8bit:
-            return ""
-        groups = [(example.prompt, example.responses) for example in self.examples]
-        try:
-            whole = Engine.load(engine.family, engine.plan.device, engine.plan.dtype)
-            return f"int8 {agreement(engine, whole, groups)}"
-        except DeviceError:
-            return f"int8, not compared: {engine.plan.dtype} does not fit beside it"
+        self.agreement = in_8bit_words(self.engine)
 
     def _chosen(self, source: str) -> Family:
         return self._given.get(source) or Family.load(source)
@@ -124,7 +100,12 @@ class Studio:
         )
 
     def _replace(
-        self, chosen: Family, device: str, dtype: str | None, in_8bit: bool
+        self,
+        chosen: Family,
+        examples: list[Example],
+        device: str,
+        dtype: str | None,
+        in_8bit: bool,
     ) -> None:
         old = self.engine
         settings = (old.family, old.plan.device, old.plan.dtype, old.plan.load_in_8bit)
@@ -133,37 +114,32 @@ class Studio:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         try:
-            self.engine = Engine.load(chosen, device, dtype, in_8bit)
-        except DogermError:
-            self.engine = Engine.load(*settings)
-            raise
+            self.engine = _tried(chosen, examples, device, dtype, in_8bit)
+        finally:
+            if self.engine is None:
+                self.engine = Engine.load(*settings)
 
 
-def read_examples(family: Family) -> list[Example]:
-    """The family's examples; a plain one for a family that has none.
+def _tried(
+    family: Family,
+    examples: list[Example],
+    device: str,
+    dtype: str | None,
+    in_8bit: bool,
+) -> Engine:
+    """An engine that has scored an example with every LM in the merge.
+
+    So that weights that are no numbers, or too little memory to score, are met while the
+    model that is live still is.
 
     Raises:
-        FamilyError: the file cannot be read, or holds something else.
+        DogermError: as `Engine.load` and `rewards`.
     """
-    if family.examples is None:
-        responses = ("A prime has exactly two divisors.", "A prime is an odd number.")
-        return [Example("A first pair", "What is a prime number?", responses)]
-    try:
-        lines = family.examples.read_text("utf-8").splitlines()
-        return [
-            Example(
-                row["title"],
-                row["prompt"],
-                tuple(row["responses"]),
-                row.get("shares"),
-                row.get("lam"),
-            )
-            for row in map(json.loads, lines)
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FamilyError(
-            f"the examples in {family.examples} cannot be read: {error!r}."
-        ) from None
+    engine = Engine.load(family, device, dtype, in_8bit)
+    group = [(examples[0].prompt, examples[0].responses)]
+    for lam in (0.5, 0):
+        score(engine, family.recipe(lam, dict.fromkeys(family.lms, 1.0)), group)
+    return engine
 
 
 def _named(dtype: str) -> str | None:
