@@ -3,10 +3,13 @@
 import json
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is a broken test
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# What is kept between runs of the program is not kept between runs of the tests.
+os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="dogerm-tests-")
 
 import pytest
 import torch
