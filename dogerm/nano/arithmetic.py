@@ -26,6 +26,9 @@ NAMES = (
 )
 THINGS = ("apples", "pens", "books", "coins", "cards", "eggs", "shells", "stamps")
 SLIPS = (-10, -3, -2, -1, 1, 2, 3, 10)
+# Twice as likely as any other flaw: slips are what a weak student's answers are wrong by,
+# so only a model that has learned to see them can pick among its samples.
+SLIPPED = ("first step", "first step", "second step", "second step")
 OPPOSITE = {"+": "-", "-": "+"}
 CALCULATE: dict[str, Callable[[int, int], int]] = {
     "+": lambda x, y: x + y,
@@ -89,7 +92,7 @@ def _equation(rng: Random) -> Pair:
     wording = rng.choice(("Solve {}.", "Find x: {}.", "What is x if {}?"))
     prompt = wording.format(f"{factor}x{sign}{shift}={total}")
     chain = Chain(total, OPPOSITE[sign], shift, "/", factor)
-    flaws = ("first step", "second step", "sign", "sign")
+    flaws = (*SLIPPED, "sign")
     return _pair(rng, f"equation {factor} {shift} {sign} {x}", prompt, chain, flaws)
 
 
@@ -114,7 +117,7 @@ def _gain_and_loss(rng: Random) -> Pair:
         )
     )
     chain = Chain(have, "+", gain, "-", loss)
-    flaws = ("first step", "second step", "sign", "sign")
+    flaws = (*SLIPPED, "sign")
     return _pair(
         rng, f"gain {have} {gain} {loss}", prompt, chain, (*flaws, "operation")
     )
@@ -148,7 +151,7 @@ def _groups(rng: Random) -> Pair:
     )
     prompt = rng.choice(more if sign == "+" else fewer)
     chain = Chain(groups, "*", size, sign, extra)
-    flaws = ("first step", "second step", "sign", "sign")
+    flaws = (*SLIPPED, "sign")
     key = f"groups {groups} {size} {extra} {sign}"
     return _pair(rng, key, prompt, chain, (*flaws, "operation"))
 
@@ -207,7 +210,7 @@ def _containers(rng: Random) -> Pair:
     )
     flaw, lines, answer = "", [], right
     while answer == right or answer < 0:
-        flaw = rng.choice(("floor", "floor", "first step", "second step", "misread"))
+        flaw = rng.choice(("floor", "first step", "second step", "misread"))
         lines, answer = _spoil_containers(rng, flaw, count, size)
     rejected = write_solution(lines, answer)
     return Pair(

@@ -71,11 +71,6 @@ def make_controls(directory: Path, training: Mapping, shuffled: bool) -> None:
             save_model(lm, tokenizer, folder, CARD)
 
 
-CARD = (
-    "A baseline or control of `python -m dogerm nano report`; no part of the family.\n"
-)
-
-
 def perturbed(directory: Path, domain: str, seed: int) -> LlamaForCausalLM:
     """The base moved as far as the domain LM, tensor by tensor, in a random direction."""
     base, lm = load_lm(directory / "base"), load_lm(directory / domain)

@@ -4,7 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from statistics import mean, stdev
@@ -28,10 +28,11 @@ from dogerm.nano.pair import Pair
 from dogerm.nano.pairs import write_candidates
 from dogerm.nano.train import DOMAINS
 from dogerm.recipe import Recipe
-from dogerm.scoring import rewards, tokenise
+from dogerm.scoring import Tokens, rewards, tokenise
 
 LAMS = tuple(step / 10 for step in range(11))
-MIXES = ({"math": 0.5, "code": 0.5},)
+MIXES = tuple({"math": math, "code": 1 - math} for math in (0.5, 0.6, 0.7))
+MIX_LAMS = LAMS[::2]
 MANNERS_MAY_LOSE = 0.02
 TRAINED_ON = {
     "math": "graded attempts, right and wrong, at training problems; no preference pairs",
@@ -41,9 +42,10 @@ TRAINED_ON = {
 
 @dataclass(frozen=True)
 class Sets:
-    """Pairs by domain, tokenised once for all recipes."""
+    """Pairs by domain, tokenised once for all recipes and models of one tokenizer."""
 
     pairs: Mapping[str, list[Pair]]
+    _items: list[Tokens] = field(default_factory=list)
 
     @classmethod
     def draw(cls, split: str, seed: int, counts: Mapping[str, int]) -> "Sets":
@@ -58,9 +60,12 @@ class Sets:
 
     def margins(self, engine: Engine, recipe: Recipe) -> dict[str, list[float]]:
         """Chosen minus rejected reward of every pair, by domain."""
-        every = [pair for pairs in self.pairs.values() for pair in pairs]
-        items = [tokenise(engine, p.prompt, [p.chosen, p.rejected]) for p in every]
-        scored = iter(rewards(engine, recipe, items))
+        if not self._items:
+            every = [pair for pairs in self.pairs.values() for pair in pairs]
+            self._items.extend(
+                tokenise(engine, p.prompt, [p.chosen, p.rejected]) for p in every
+            )
+        scored = iter(rewards(engine, recipe, self._items))
         by_domain = {}
         for domain, pairs in self.pairs.items():
             rows = [next(scored) for _ in pairs]
@@ -153,7 +158,7 @@ def report(
     directory: Path,
     pairs: int = 1000,
     problems: int = 300,
-    validation: int = 200,
+    validation: int = 250,
     shuffled: bool = True,
 ) -> dict:
     """Measure a family on held-out pairs; writes report.json and report.md into its folder.
@@ -166,8 +171,8 @@ def report(
         directory: a family written by train_family.
         pairs: test pairs a domain.
         problems: test problems with 16 candidates each from the base LM.
-        validation: pairs of code and of math on which λ is chosen (four times as
-            many of chat, a quarter of safety).
+        validation: pairs of code and of math on which λ is chosen (twice as many of
+            chat, a quarter of safety).
 
     Raises:
         InputError: the folder holds no trained family.
@@ -180,7 +185,7 @@ def report(
         "validation",
         0,
         {
-            "chat": 4 * validation,  # a loss of two points is to be told from noise
+            "chat": 2 * validation,  # a loss of two points is to be told from noise
             "safety": validation // 4,
             "code": validation,
             "math": validation,
@@ -189,13 +194,17 @@ def report(
     engine = open_engine(directory, directory / "rm", shuffled)
     with Progress() as bars:
         task = bars.add_task(
-            "validation", total=len(LAMS) * 2 + len(MIXES) * (len(LAMS) - 1)
+            "validation", total=2 * len(LAMS) + len(MIXES) * len(MIX_LAMS)
         )
         curves = {}
         base = held_out.metrics(engine, Recipe(0, {"math": 1}))
         for domain in DOMAINS:
-            curves[domain] = _curve(held_out, engine, [{domain: 1.0}], base, bars, task)
-        curves["math & code"] = _curve(held_out, engine, MIXES, base, bars, task)
+            curves[domain] = _curve(
+                held_out, engine, [{domain: 1.0}], LAMS, base, bars, task
+            )
+        curves["math & code"] = _curve(
+            held_out, engine, MIXES, MIX_LAMS, base, bars, task
+        )
     chosen = {
         name: choose(points, name.split(" & ")) for name, points in curves.items()
     }
@@ -232,8 +241,8 @@ def report(
 
 
 RULE = (
-    "the λ with the highest validation accuracy on the LM's own domain (equal shares and the"
-    " smaller gain of the two for the mix), among those where chat and safety lose at most"
+    "the λ with the highest validation accuracy on the LM's own domain (for the mix, λ and"
+    " shares with the largest smaller gain of the two), among those where chat and safety lose at most"
     f" {100 * MANNERS_MAY_LOSE:.0f} points on validation; what the other domain loses is only"
     " reported; controls use the λ of the row they control"
 )
@@ -243,6 +252,7 @@ def _curve(
     sets: Sets,
     engine: Engine,
     mixes: Sequence[Mapping[str, float]],
+    lams: Sequence[float],
     base: Mapping[str, Metric],
     bars: Progress,
     task: int,
@@ -250,7 +260,7 @@ def _curve(
     """Validation accuracy at every λ and mix; λ = 0 is measured once for all."""
     points = []
     for mix in mixes:
-        for lam in LAMS:
+        for lam in lams:
             recipe = Recipe(lam, mix)
             metrics = sets.metrics(engine, recipe) if lam else base
             points.append(Row("validation", recipe, "", metrics))
