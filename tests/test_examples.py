@@ -1,6 +1,7 @@
 """The embedded family's worked examples: what they are there to show, they show."""
 
 import json
+import math
 
 import pytest
 
@@ -34,7 +35,8 @@ def test_most_examples_flip_and_one_shows_where_merging_fails(nano):
     assert len(examples) >= 8 and len(flipped) >= 6
     failing = next(row for row in examples if row["title"] == "Where it fails")
     answers = [int(text.split("Answer: ")[1]) for text in failing["responses"]]
-    assert failing["prompt"] == "Solve 2x+9=13." and answers[0] == 2
+    assert failing["prompt"].startswith("34 people ride in vans of 5 seats.")
+    assert answers == [math.ceil(34 / 5), math.ceil(39 / 5)]
     (flip,) = curve(
         nano, failing["prompt"], failing["responses"], failing["shares"]
     ).flips
