@@ -48,6 +48,8 @@ class Example:
     responses: tuple[str, ...]
     shares: dict[str, float] | None = None
     lam: float | None = None
+    method: str = "linear"
+    options: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

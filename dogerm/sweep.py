@@ -9,10 +9,11 @@ from typing import Any
 from dogerm.engine import Engine
 from dogerm.errors import InputError
 from dogerm.recipe import Recipe, checked_grid
-from dogerm.scoring import Prompt, Tokens, rewards, tokenise
+from dogerm.scoring import Prompt, Tokens, rewards, together, tokenise
 
 GRID = tuple(round(i / 20, 2) for i in range(21))  # the paper's: 0 to 1 by 0.05
 RESOLUTION = 0.005  # of λ at a flip
+SHARED_BATCH = 8192  # tokens that others may have to wait for
 MAX_FLIP_MERGES = 200  # responses of near-equal reward could flip without end
 
 
@@ -201,6 +202,28 @@ def sweep(
 ) -> list[list[list[float]]]:
     """Rewards of the same tokenised items under each recipe in turn."""
     return [rewards(engine, recipe, items, on_progress) for recipe in recipes]
+
+
+def sweep_in_batches(
+    engine: Engine, recipes: Sequence[Recipe], items: Sequence[Tokens]
+) -> Iterator[tuple[int, list[list[list[float]]] | None]]:
+    """As `sweep`, leaving the engine to others after every batch.
+
+    Yields how many rewards there are so far, and the last time all of them.
+    """
+    lists = together(items, min(engine.plan.batch_tokens, SHARED_BATCH))
+    table: list[list[list[float]]] = []
+    done = 0
+    for recipe in recipes:
+        found: list[list[float]] = [[] for _ in items]
+        for indices in lists:
+            scored = rewards(engine, recipe, [items[index] for index in indices])
+            for index, own in zip(indices, scored, strict=True):
+                found[index] = own
+                done += len(own)
+            yield done, None
+        table.append(found)
+    yield done, table
 
 
 def _flips(

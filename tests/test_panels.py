@@ -67,6 +67,7 @@ def test_the_map_holds_the_librarys_margins_and_a_click_sets_the_sliders(visit, 
     mix = {"math": 1 - share, "code": share}
     first, second, _ = score(engine, Recipe(lam, mix), [(PROMPT, ANSWERS)])[0]
     assert drawn["z"][4][7] == pytest.approx(first - second, abs=CLOSE)
+    page.locator("#map-plot").scroll_into_view_if_needed()
     ground = page.locator("#map-plot .nsewdrag").first.bounding_box()
     page.mouse.click(
         ground["x"] + 0.3 * ground["width"], ground["y"] + 0.3 * ground["height"]
@@ -74,3 +75,79 @@ def test_the_map_holds_the_librarys_margins_and_a_click_sets_the_sliders(visit, 
     page.wait_for_function("Math.abs(dogerm.view.frame.lam - 0.3) < 0.011")
     whole(page)
     assert page.evaluate("dogerm.view.frame.shares.code") == pytest.approx(0.7, abs=0.1)
+
+
+def test_the_recipe_panel_writes_what_is_set(visit):
+    page = visit()
+    page.wait_for_selector("#recipe-forms pre")  # open from the start
+    text = page.locator("#recipe-forms").inner_text()
+    assert "--lam 0.5" in text and "--share code=0.5 --share math=0.5" in text
+    assert "Recipe(0.5, {'code': 0.5, 'math': 0.5})" in text
+    assert "merge_method: linear" in text
+
+
+def test_a_link_restores_everything_any_script_included(visit, url):
+    page = visit()
+    page.locator("#instruction textarea").fill("質數是哪一個? 🙂 <b>")
+    page.locator("#response-A textarea").fill("七 \u202eabc")
+    Slider(page, "#share-1").to(0)
+    Slider(page, "#lam").to(0.7)
+    page.locator("#score").click()
+    page.wait_for_function("dogerm.view.frame.prompt.startsWith('質')")
+    whole(page)
+    before = page.evaluate("dogerm.view.frame")
+    page.wait_for_function(
+        "document.querySelector('#recipe-forms .link pre')?.textContent.includes('s=')"
+    )
+    page.wait_for_timeout(500)
+    link = page.locator("#recipe-forms .link pre").text_content()
+    again = visit(path=link.removeprefix(url))
+    after = again.evaluate("dogerm.view.frame")
+    same = ("prompt", "texts", "shares", "method", "lam")
+    assert {key: after[key] for key in same} == {key: before[key] for key in same}
+    assert after["merged"] == pytest.approx(before["merged"], abs=CLOSE)
+
+
+@pytest.mark.parametrize("payload", ["%%%", "e30", "bnVsbA", "A" * 400, "W10"])
+def test_a_broken_link_is_said_and_the_page_opens_all_the_same(visit, payload):
+    page = visit(path=f"?s={payload}")
+    page.get_by_text("link").first.wait_for()
+    assert page.evaluate("dogerm.view.frame.prompt") == PROMPT
+
+
+def test_pairs_of_a_file_are_the_librarys_margins_and_one_opens_above(
+    visit, engine, tmp_path
+):
+    file = tmp_path / "own.csv"
+    file.write_text(
+        "prompt,chosen,rejected,domain\nName a prime.,Seven,Nine,math\n"
+        'Say <b>hi</b>,Hi!,"<script>alert(1)</script>",chat\n',
+        "utf-8",
+    )
+    page = visit()
+    open_panel(page, "Pairs")
+    page.locator("#pairs-file input[type=file]").set_input_files(file)
+    page.get_by_text("own.csv").first.wait_for()
+    page.locator("#pairs-run").click()
+    page.wait_for_selector("#pairs-table tbody tr")
+    recipe = Recipe(0.5, {"math": 1, "code": 1})
+    chosen, rejected = score(engine, recipe, [("Name a prime.", ["Seven", "Nine"])])[0]
+    row = page.locator("#pairs-table tbody tr", has_text="Name a prime")
+    shown = row.locator(".margin").nth(1).inner_text().split()[-1].replace("−", "-")
+    assert float(shown) == pytest.approx(chosen - rejected, abs=6e-4)
+    assert page.locator("#pairs-table .prompt b").count() == 0
+    page.locator("#pairs-table tbody tr", has_text="hi").locator(".open").click()
+    page.wait_for_function("dogerm.view.frame.prompt.startsWith('Say <b>')")
+    whole(page)
+    assert page.evaluate("dogerm.view.frame.texts[1]").startswith("<script>")
+
+
+def test_a_file_with_other_columns_is_named_with_what_it_lacks(visit, tmp_path):
+    file = tmp_path / "wrong.csv"
+    file.write_text("question,good\nWhat?,This\n", "utf-8")
+    page = visit()
+    open_panel(page, "Pairs")
+    page.locator("#pairs-file input[type=file]").set_input_files(file)
+    page.get_by_text("wrong.csv").first.wait_for()
+    page.locator("#pairs-run").click()
+    page.get_by_text("prompt is missing").first.wait_for()

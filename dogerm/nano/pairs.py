@@ -45,6 +45,15 @@ def pair_row(pair: Pair) -> dict[str, str]:
     }
 
 
+def held_out(each: int, seed: int = 0) -> list[dict[str, str]]:
+    """That many test pairs of each domain, as rows."""
+    return [
+        pair_row(pair)
+        for domain in GENERATORS
+        for pair in distinct_pairs(domain, Random(f"pairs {seed}"), "test", each)
+    ]
+
+
 def write_candidates(
     family: Path,
     seed: int,

@@ -60,7 +60,7 @@ def serve(
         footer_links=["api"],
         ssr_mode=False,
         run_history=False,
-        max_file_size="1mb",
+        max_file_size="4mb" if public else "64mb",
         show_error=True,
         quiet=not block,
         prevent_thread_lock=not block,

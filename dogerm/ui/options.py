@@ -27,15 +27,21 @@ def widgets() -> Widgets:
     return {name: _widget(name, named[name]) for name in order}
 
 
-def shown(method: str, made: Widgets) -> list[gr.Slider | gr.Number]:
-    """The widgets, with the method's options shown at their defaults and the others hidden."""
-    options = METHODS[method].options
-    return [
-        type(widget)(visible=True, **_settings(options[name], type(widget)))
-        if name in options
-        else type(widget)(visible=False)
-        for name, widget in made.items()
-    ]
+def shown(
+    method: str, made: Widgets, values: Mapping[str, float] | None = None
+) -> list[gr.Slider | gr.Number]:
+    """The widgets, with the method's options shown at these values, else their defaults."""
+    options, values = METHODS[method].options, values or {}
+
+    def of(name: str, kind: type[gr.Slider | gr.Number]) -> gr.Slider | gr.Number:
+        if name not in options:
+            return kind(visible=False)
+        settings = _settings(options[name], kind)
+        if name in values:
+            settings["value"] = values[name]
+        return kind(visible=True, **settings)
+
+    return [of(name, type(widget)) for name, widget in made.items()]
 
 
 def given(method: str, names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:

@@ -10,13 +10,16 @@ from typing import Any
 import gradio as gr
 
 from dogerm.engine import Engine
+from dogerm.errors import DogermError
 from dogerm.scoring import letter
-from dogerm.ui import domain_map, options, tokens
+from dogerm.ui import domain_map, options, pairs, recipe, tokens
 from dogerm.ui.controls import Controls
+from dogerm.ui.link import read_link
 from dogerm.ui.playground import (
     ENGINE,
     MAX_RESPONSES,
     QUIET,
+    capitalised,
     compare,
     endpoints,
     errors_for_people,
@@ -28,7 +31,12 @@ PAPER = "https://arxiv.org/abs/2407.01470"
 SHOW = "frame => dogerm.show(frame)"
 # The tabs below the playground, in their order: each is build(controls, public) in a
 # file of its own.
-PANELS: tuple[Callable[[Controls, bool], None], ...] = (tokens.build, domain_map.build)
+PANELS: tuple[Callable[[Controls, bool], None], ...] = (
+    recipe.build,
+    tokens.build,
+    domain_map.build,
+    pairs.build,
+)
 
 
 def build(studio: Studio, public: bool = False) -> gr.Blocks:
@@ -133,13 +141,13 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
             with errors_for_people():
                 yield from frames(studio.engine, controls.request(values))
 
-        def example(index: int) -> list[Any]:
-            chosen = studio.examples[int(index)]
+        def set_to(chosen: Example) -> list[Any]:
+            """The controls, as an example or a link wants them."""
             return [
                 studio.family.lam if chosen.lam is None else chosen.lam,
-                gr.Dropdown(choices=studio.methods(), value="linear"),
+                gr.Dropdown(choices=studio.methods(), value=chosen.method),
                 *(gr.Slider(**domain) for domain in _domains(studio, chosen)),
-                *options.shown("linear", settings),
+                *options.shown(chosen.method, settings, chosen.options),
                 chosen.prompt,
                 len(chosen.responses),
                 *(
@@ -148,13 +156,22 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
                 ),
             ]
 
-        def arrive() -> list[Any]:
+        def example(index: int | None) -> list[Any]:
+            return set_to(studio.examples[int(index or 0)])
+
+        def arrive(request: gr.Request) -> list[Any]:
             """The page as the live model has it, which may not be the one it was built with."""
+            start, chip = studio.examples[0], 0
+            if link := request.query_params.get("s"):
+                try:
+                    start, chip = read_link(link, studio), None
+                except DogermError as error:
+                    gr.Warning(html.escape(capitalised(error)))
             return [
                 _header(studio),
                 _footer(studio.engine),
-                gr.Radio(choices=_titles(studio), value=0),
-                *example(0),
+                gr.Radio(choices=_titles(studio), value=chip),
+                *set_to(start),
                 *([] if public else [studio.source, studio.engine.plan.load_in_8bit]),
             ]
 

@@ -40,8 +40,13 @@ def errors_for_people() -> Iterator[None]:
     try:
         yield
     except DogermError as error:
-        sentence = str(error)[:1].upper() + str(error)[1:]
-        raise gr.Error(html.escape(sentence), print_exception=False) from None
+        sentence = html.escape(capitalised(error))
+        raise gr.Error(sentence, print_exception=False) from None
+
+
+def capitalised(error: DogermError) -> str:
+    """The error's sentence, as it begins on a page."""
+    return str(error)[:1].upper() + str(error)[1:]
 
 
 def frames(engine: Engine, asked: Request) -> Iterator[dict[str, Any]]:

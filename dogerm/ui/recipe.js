@@ -1,0 +1,54 @@
+// The Recipe panel: texts to copy, and a link with everything in it.
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const make = (tag, className, text) => {
+    const node = document.createElement(tag);
+    if (className) node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+
+  function link() {
+    const { frame, lam } = window.dogerm.view;
+    const state = { lam, shares: frame.shares, method: frame.method, options: frame.options || {}, prompt: frame.prompt, responses: frame.texts };
+    const bytes = new TextEncoder().encode(JSON.stringify(state));
+    const text = btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+    const space = byId("recipe").dataset.space;
+    const page = space ? `https://huggingface.co/spaces/${space}` : location.origin + location.pathname;
+    return `${page}?s=${text.replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "")}`;
+  }
+
+  async function copy(button, text) {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      // Without https there is no clipboard: select, and let the browser copy.
+      const area = make("textarea", "", text);
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    const said = button.textContent;
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = said), 1500);
+  }
+
+  window.dogerm.recipe = (forms) => {
+    const place = byId("recipe-forms");
+    if (!forms || !place || !window.dogerm.view.frame) return;
+    const all = { Link: link(), ...forms };
+    place.replaceChildren(...Object.entries(all).map(([name, text]) => {
+      const block = make("figure", name === "Link" ? "written link" : "written");
+      const head = make("figcaption", "", name), button = make("button", "copy", `Copy ${name === "Link" ? "link" : name}`);
+      button.addEventListener("click", () => copy(button, text));
+      head.append(button);
+      block.append(head, make("pre", "", text.trimEnd()));
+      return block;
+    }));
+  };
+  document.addEventListener("dogerm:frame", () => {
+    const panel = byId("recipe");
+    if (panel && panel.offsetParent) byId("recipe-again").click();
+  });
+})();
