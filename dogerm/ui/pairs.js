@@ -73,7 +73,9 @@
     const figure = structuredClone(frame.figure), style = getComputedStyle(byId("pairs"));
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     figure.layout.font = { ...figure.layout.font, color: style.color, size: 0.81 * rem };
-    figure.layout.height = 320;
+    const narrow = place.clientWidth < 560; // the legend needs lines of its own
+    figure.layout.height = narrow ? 400 : 320;
+    if (narrow) Object.assign(figure.layout, { legend: { orientation: "h", y: -0.22, yanchor: "top" }, margin: { ...figure.layout.margin, b: 120 } });
     Plotly.react(place, figure.data, figure.layout, { responsive: true, displaylogo: false, displayModeBar: "hover" });
   }
 

@@ -85,9 +85,13 @@ def build(controls: Controls, public: bool) -> None:
 
     running = run.click(score, [file, *controls.inputs], frame, **QUIET, **LONG)
     sampled = sample.click(_sample, None, file, **QUIET)
-    sampled.then(score, [file, *controls.inputs], frame, **QUIET, **LONG)
+    tried = sampled.then(score, [file, *controls.inputs], frame, **QUIET, **LONG)
     stop.click(
-        None, None, None, cancels=[running], js="() => dogerm.pairs({stopped: true})"
+        None,
+        None,
+        None,
+        cancels=[running, tried],
+        js="() => dogerm.pairs({stopped: true})",
     )
     frame.change(None, [frame], None, js="frame => dogerm.pairs(frame)")
     texts = [controls.instruction, controls.count, *controls.boxes]
