@@ -54,7 +54,7 @@ def build(controls: Controls, public: bool) -> None:
 
     most = MOST_IN_PUBLIC if public else MOST
 
-    def score(path: str | None, *values: Any) -> Iterator[dict[str, Any]]:
+    def judge(path: str | None, *values: Any) -> Iterator[dict[str, Any]]:
         with errors_for_people():
             asked = controls.request(values)
             rows = _read(path, most)
@@ -83,9 +83,9 @@ def build(controls: Controls, public: bool) -> None:
             boxes = [gr.Textbox(text, visible=i < 2) for i, text in enumerate(texts)]
             return [row.prompt, 2, *boxes]
 
-    running = run.click(score, [file, *controls.inputs], frame, **QUIET, **LONG)
+    running = run.click(judge, [file, *controls.inputs], frame, **QUIET, **LONG)
     sampled = sample.click(_sample, None, file, **QUIET)
-    tried = sampled.then(score, [file, *controls.inputs], frame, **QUIET, **LONG)
+    tried = sampled.then(judge, [file, *controls.inputs], frame, **QUIET, **LONG)
     stop.click(
         None,
         None,
