@@ -202,7 +202,8 @@ def against_mergekit(
             "out": str(out),
         }
         found = subprocess.run(
-            [python, SCRIPT, json.dumps(settings)],
+            # As a program text: run as a file it would find our mergekit.py beside it.
+            [python, "-c", SCRIPT.read_text("utf-8"), json.dumps(settings)],
             check=False,
             capture_output=True,
             text=True,
