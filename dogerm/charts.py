@@ -517,7 +517,9 @@ def speed_bars(found: Mapping[str, Any]) -> go.Figure:
         title.update(x=axis.domain[0], xanchor="left", font={"size": 13})
     _style(figure)
     figure.update_layout(
-        font={"size": 12}, margin={"l": 170, "r": 10, "t": 40, "b": 10}
+        showlegend=False,
+        font={"size": 12},
+        margin={"l": 170, "r": 10, "t": 40, "b": 10},
     )
     return figure
 
