@@ -136,113 +136,119 @@ def domain_map(found: DomainMap, first: int, second: int) -> go.Figure:
         first, second: responses. The first one's colour is where it wins.
     """
     margins = [row[first] - row[second] for row in found.rewards]
-    reach = max(map(abs, margins)) or 1.0
-    colours = [
-        [0, COLOURS[second % len(COLOURS)]],
-        [0.5, "rgba(125,122,116,0.10)"],
-        [1, COLOURS[first % len(COLOURS)]],
-    ]
     winner, loser = letter(first), letter(second)
-    bar = {
-        "title": {"text": f"{winner} − {loser}", "side": "top"},
-        "thickness": 12,
-        "outlinewidth": 0,
-        "len": 0.9,
-        "x": 1.02,
+    scale = {
+        "colorscale": [
+            [0, COLOURS[second % len(COLOURS)]],
+            [0.5, "rgba(125,122,116,0.10)"],
+            [1, COLOURS[first % len(COLOURS)]],
+        ],
+        "colorbar": {
+            "title": {"text": f"{winner} − {loser}", "side": "top"},
+            "thickness": 12,
+            "outlinewidth": 0,
+            "len": 0.9,
+            "x": 1.02,
+        },
     }
-    scale = {"colorscale": colours, "colorbar": bar}
     figure = go.Figure()
-    shares = [shares for _, shares in found.points]
-    names = found.domains
-    if len(names) == 2:
-        lams = sorted({lam for lam, _ in found.points})
-        mixes = sorted({mix for _, mix in shares})
-        at = {(lam, mix): m for (lam, (_, mix)), m in zip(found.points, margins)}
-        table = [[at[lam, mix] for lam in lams] for mix in mixes]
-        both = {"x": lams, "y": mixes, "z": table, "zmin": -reach, "zmax": reach}
-        figure.add_heatmap(
-            **both,
-            **scale,
-            zsmooth="best",
-            hovertemplate=(
-                f"λ %{{x:.2f}}, {names[1]} %{{y:.0%}} of the mix"
-                "<br>margin %{z:.4f}<extra></extra>"
-            ),
-        )
-        figure.add_contour(
-            x=lams,
-            y=mixes,
-            z=table,
-            contours={"start": 0, "end": 0, "size": 1, "coloring": "none"},
-            line={"color": INK, "width": 2.5},
-            showscale=False,
-            hoverinfo="skip",
-        )
-        figure.add_scatter(
-            x=[],
-            y=[],
-            mode="markers",
-            marker={
-                "symbol": "cross-thin",
-                "size": 15,
-                "line": {"color": MERGED, "width": 3},
-            },
-            hoverinfo="skip",
-        )
-        figure.update_xaxes(
-            title={"text": "λ", "standoff": 6}, range=[0, 1], showgrid=False
-        )
-        figure.update_yaxes(
-            title={"text": f"{names[1]} in the mix, else {names[0]}", "standoff": 8},
-            range=[0, 1],
-            tickformat=".0%",
-            showgrid=False,
-        )
-    else:
-        figure.add_scatterternary(
-            a=[a for a, _, _ in shares],
-            b=[b for _, b, _ in shares],
-            c=[c for _, _, c in shares],
-            mode="markers+text",
-            text=[winner if m > 0 else loser if m < 0 else "=" for m in margins],
-            textfont={"size": 10},
-            customdata=margins,
-            marker={
-                "symbol": "hexagon",
-                "size": 24,
-                "color": margins,
-                "cmin": -reach,
-                "cmax": reach,
-                "line": {"width": 0},
-                **scale,
-            },
-            hovertemplate=(
-                f"{names[0]} %{{a:.0%}}, {names[1]} %{{b:.0%}}, {names[2]} %{{c:.0%}}"
-                "<br>margin %{customdata:.4f}<extra></extra>"
-            ),
-        )
-        axes = {
-            f"{axis}axis": {"title": {"text": name}, "showgrid": False, "ticks": ""}
-            for axis, name in zip("abc", names)
-        }
-        figure.update_layout(
-            ternary={"sum": 1, "bgcolor": "rgba(0,0,0,0)"}
-            | {
-                name: axis | {"showticklabels": False, "linecolor": RULE}
-                for name, axis in axes.items()
-            }
-        )
+    _style(figure)
     figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": FONT, "size": 13, "color": INK},
-        margin={"l": 64, "r": 20, "t": 26, "b": 44},
+        margin={"l": 64, "r": 20},
         showlegend=False,
         hoverlabel={"font": {"family": FONT}},
         uirevision="keep",
     )
+    if len(found.domains) == 2:
+        _square(figure, found, margins, scale)
+    else:
+        _triangle(figure, found, margins, scale, (winner, loser))
     return figure
+
+
+def _square(
+    figure: go.Figure, found: DomainMap, margins: Sequence[float], scale: Mapping
+) -> None:
+    """λ against the mix of two domains. The third trace is a mark for a page to place."""
+    names = [escape(name) for name in found.domains]
+    reach = max(map(abs, margins)) or 1.0
+    lams = sorted({lam for lam, _ in found.points})
+    mixes = sorted({mix for _, (_, mix) in found.points})
+    at = {(lam, mix): m for (lam, (_, mix)), m in zip(found.points, margins)}
+    grid = {
+        "x": lams,
+        "y": mixes,
+        "z": [[at[lam, mix] for lam in lams] for mix in mixes],
+    }
+    figure.add_heatmap(
+        **grid,
+        **scale,
+        zmin=-reach,
+        zmax=reach,
+        zsmooth="best",
+        hovertemplate=(
+            f"λ %{{x:.2f}}, {names[1]} %{{y:.0%}} of the mix"
+            "<br>margin %{z:.4f}<extra></extra>"
+        ),
+    )
+    figure.add_contour(
+        **grid,
+        contours={"start": 0, "end": 0, "size": 1, "coloring": "none"},
+        line={"color": INK, "width": 2.5},
+        showscale=False,
+        hoverinfo="skip",
+    )
+    mark = {"symbol": "cross-thin", "size": 15, "line": {"color": MERGED, "width": 3}}
+    figure.add_scatter(x=[], y=[], mode="markers", marker=mark, hoverinfo="skip")
+    figure.update_xaxes(
+        title={"text": "λ", "standoff": 6}, range=[0, 1], showgrid=False
+    )
+    figure.update_yaxes(
+        title={"text": f"{names[1]} in the mix, else {names[0]}", "standoff": 8},
+        range=[0, 1],
+        tickformat=".0%",
+        showgrid=False,
+    )
+
+
+def _triangle(
+    figure: go.Figure,
+    found: DomainMap,
+    margins: Sequence[float],
+    scale: Mapping,
+    letters: tuple[str, str],
+) -> None:
+    """The shares of three domains at one λ."""
+    names = [escape(name) for name in found.domains]
+    reach = max(map(abs, margins)) or 1.0
+    winner, loser = letters
+    corners = zip(*(shares for _, shares in found.points))
+    figure.add_scatterternary(
+        **dict(zip("abc", map(list, corners))),
+        mode="markers+text",
+        text=[winner if m > 0 else loser if m < 0 else "=" for m in margins],
+        textfont={"size": 10},
+        customdata=margins,
+        marker={
+            "symbol": "hexagon",
+            "size": 24,
+            "color": margins,
+            "cmin": -reach,
+            "cmax": reach,
+            "line": {"width": 0},
+            **scale,
+        },
+        hovertemplate=(
+            f"{names[0]} %{{a:.0%}}, {names[1]} %{{b:.0%}}, {names[2]} %{{c:.0%}}"
+            "<br>margin %{customdata:.4f}<extra></extra>"
+        ),
+    )
+    plain = {"showgrid": False, "ticks": "", "showticklabels": False, "linecolor": RULE}
+    axes = {
+        f"{axis}axis": {"title": {"text": name}, **plain}
+        for axis, name in zip("abc", names)
+    }
+    figure.update_layout(ternary={"sum": 1, "bgcolor": "rgba(0,0,0,0)", **axes})
 
 
 def accuracy_curve(points: Sequence[Measured], groups: Sequence[str]) -> go.Figure:

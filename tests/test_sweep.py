@@ -3,12 +3,13 @@
 import pytest
 
 from dogerm import sweep as module
+from dogerm.charts import domain_map
 from dogerm.engine import Engine
 from dogerm.errors import InputError, RecipeError
 from dogerm.family import Family
 from dogerm.recipe import Recipe
 from dogerm.scoring import score
-from dogerm.sweep import GRID, Flip, _flips, curve, map_domains, top
+from dogerm.sweep import GRID, DomainMap, Flip, _flips, curve, map_domains, top
 
 PROMPT, ANSWERS = "Name a prime.", ["7", "Nine is one", "eleven!", "I will not"]
 
@@ -130,3 +131,15 @@ def test_a_map_needs_two_or_three_domains_and_a_comparison(engine):
         list(map_domains(engine, PROMPT, ANSWERS, recipe, ["math"]))
     with pytest.raises(InputError, match="two responses"):
         list(map_domains(engine, PROMPT, ANSWERS[:1], recipe, ["math", "code"]))
+
+
+def test_a_map_of_three_domains_names_the_better_response_and_escapes_the_domains():
+    corners = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    rewards = ((2.0, 1.0), (0.0, 1.0), (1.0, 1.0))
+    points = tuple((0.5, shares) for shares in corners)
+    figure = domain_map(DomainMap(("a<b>", "b", "c"), points, rewards), 0, 1)
+    (drawn,) = figure.data
+    assert list(drawn.text) == ["A", "B", "="]
+    assert list(drawn.customdata) == [1.0, -1.0, 0.0]
+    assert (drawn.a[0], drawn.b[1], drawn.c[2]) == (1.0, 1.0, 1.0)
+    assert figure.layout.ternary.aaxis.title.text == "a&lt;b&gt;"
