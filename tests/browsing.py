@@ -14,6 +14,7 @@ FLAGS = [
     "--no-first-run",
 ]
 LEFT = "signal is aborted"  # a page that reloads closes its own stream
+BROKEN = "Connection errored out"  # the same, unless no reload follows
 CLOSE = 1e-5  # a float32 reward in another batch
 
 

@@ -13,7 +13,7 @@ os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="dogerm-tests-")
 
 import pytest
 import torch
-from browsing import ANSWERS, CHROMIUM, FLAGS, LEFT, PROMPT, whole
+from browsing import ANSWERS, BROKEN, CHROMIUM, FLAGS, LEFT, PROMPT, whole
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -149,7 +149,11 @@ def browser():
 @pytest.fixture
 def visit(browser, url):
     """Opens the page with off-host traffic blocked; fails on such traffic and on page errors."""
-    contexts, faults = [], []
+    contexts, faults, broken = [], [], []
+
+    def said(message):
+        if message.type == "error" and LEFT not in message.text:
+            (broken if BROKEN in message.text else faults).append(message.text)
 
     def route(request_route):
         address = request_route.request.url
@@ -168,22 +172,17 @@ def visit(browser, url):
         page.set_default_timeout(60_000)  # a busy machine is no fault of the page
         page.route("**/*", route)
         page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
-        page.on(
-            "console",
-            lambda message: (
-                faults.append(f"console: {message.text}")
-                if message.type == "error" and LEFT not in message.text
-                else None
-            ),
-        )
+        page.on("console", said)
+        page.on("framenavigated", lambda frame: broken.clear())
         page.goto(url + path)
         whole(page)
         return page
 
     yield open_page
+    found = faults + broken
     for context in contexts:
         context.close()
-    assert not faults
+    assert not found
 
 
 def plain_reward(model, tokenizer, prompt: str, response: str) -> float:
