@@ -68,7 +68,7 @@ PRESETS = {
         size=Size(192, 5, 6, 512),
         base=Schedule(1500, 64, 1.5e-3),
         rm=Schedule(200, 32, 3e-4, 30),
-        lms={"math": Schedule(1500, 64, 8e-4), "code": Schedule(2500, 64, 1e-3)},
+        lms={"math": Schedule(2500, 64, 1e-3), "code": Schedule(2500, 64, 1e-3)},
     ),
     "gpu": Preset(
         size=Size(256, 6, 8, 704),
