@@ -7,16 +7,13 @@
     const place = byId("map-plot");
     if (!map || !place || !window.Plotly || !place.offsetParent) return;
     const figure = structuredClone(map.figures[pair]);
-    const style = getComputedStyle(byId("map"));
-    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     Object.assign(figure.layout, { height: Math.min(460, Math.max(320, innerHeight * 0.55)) });
-    figure.layout.font = { ...figure.layout.font, color: style.color, size: 0.81 * rem };
     if (map.domains.length === 2) {
       const shares = window.dogerm.shares(), second = map.domains[1];
       const total = map.domains.reduce((sum, name) => sum + (shares[name] || 0), 0);
       if (total) Object.assign(figure.data[2], { x: [window.dogerm.view.lam], y: [(shares[second] || 0) / total] });
     }
-    Plotly.react(place, figure.data, figure.layout, { responsive: true, displaylogo: false, displayModeBar: "hover" });
+    window.dogerm.plot(place, figure);
     place.removeAllListeners("plotly_click");
     place.on("plotly_click", ({ points: [point] }) => choose(point));
   }
@@ -33,7 +30,7 @@
       const label = document.createElement("label");
       const input = document.createElement("input");
       Object.assign(input, { type: "radio", name: "dogerm-map-pair", value: name, checked: name === pair });
-      label.append(input, ` ${name[0]} or ${name[1]}`);
+      label.append(input, window.dogerm.t(" {0} or {1}", name[0], name[1]));
       return label;
     })));
   }
@@ -42,7 +39,7 @@
     const state = byId("map-state");
     if (!found || !state) return;
     if (found.stopped) state.textContent = map ? "" : "Stopped.";
-    else if (!found.points) state.textContent = `Merging: ${found.done} of ${found.total} points…`;
+    else if (!found.points) state.textContent = window.dogerm.t("Merging: {0} of {1} points…", found.done, found.total);
     else {
       map = found;
       pair = map.figures[pair] ? pair : Object.keys(map.figures)[0];
@@ -63,6 +60,7 @@
     byId("map-plot").classList.toggle("stale", !same);
     draw();
   });
+  document.addEventListener("dogerm:language", draw);
   document.addEventListener("click", ({ target }) => {
     if (target.closest && target.closest('[role="tab"]')) setTimeout(draw, 80);
   });

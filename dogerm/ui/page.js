@@ -1,13 +1,14 @@
 // The page's own part: draws frames that the server sends, and answers a drag at once.
 // A frame holds exact numbers; between two frames values are read off the curve by
 // linear interpolation and marked "≈". Text of visitors is only ever set as textContent.
-window.dogerm = (() => {
+Object.assign(window.dogerm, (() => {
   const view = { lam: 0, frame: null, curve: null, figures: null, stopped: false, centred: true, plotted: null };
   const byId = (id) => document.getElementById(id);
   const letter = (i) => String.fromCharCode(65 + i);
   const best = (row) => row.flatMap((r, i) => (r === Math.max(...row) ? [i] : []));
   const fixed = (value) => value.toFixed(3).replace("-", "−");
-  const names = (indices) => indices.map(letter).join(" and ");
+  const { t } = window.dogerm;
+  const names = (indices) => indices.map(letter).reduce((all, one) => t("{0} and {1}", all, one));
 
   // Rewards at any λ, from the curve's two neighbouring points.
   function interpolated(curve, lam) {
@@ -30,11 +31,10 @@ window.dogerm = (() => {
 
   function verdict(base, merged) {
     const ours = best(base), theirs = best(merged);
-    const say = (who, top) => (top.length > 1 ? `${who} ties ${names(top)}` : `${who} prefers ${names(top)}`);
-    if (view.lam === 0) return `At λ = 0 DogeRM is the base RM: it ${ours.length > 1 ? "ties" : "prefers"} ${names(ours)}.`;
-    if (names(ours) === names(theirs))
-      return ours.length > 1 ? `Both tie ${names(ours)}.` : `Both prefer ${names(ours)}.`;
-    return `${say("Base RM", ours)}, ${say("DogeRM", theirs)}.`;
+    const does = (top) => (top.length > 1 ? "ties" : "prefers");
+    if (view.lam === 0) return t(`At λ = 0 DogeRM is the base RM: it ${does(ours)} {0}.`, names(ours));
+    if (names(ours) === names(theirs)) return t(ours.length > 1 ? "Both tie {0}." : "Both prefer {0}.", names(ours));
+    return t(`Base RM ${does(ours)} {0}, DogeRM ${does(theirs)} {1}.`, names(ours), names(theirs));
   }
 
   function flips() {
@@ -42,7 +42,7 @@ window.dogerm = (() => {
     const found = view.curve.flips;
     if (!found.length) return "The top response is the same at every λ.";
     const each = found.map((f) => `λ ≈ ${f.lam.toFixed(2)} (${letter(f.before)} → ${letter(f.after)})`);
-    return `The ranking flips at ${each.join(", ")}.`;
+    return t("The ranking flips at {0}.", each.join(", "));
   }
 
   const element = (tag, className, text) => {
@@ -51,6 +51,9 @@ window.dogerm = (() => {
     if (text !== undefined) node.textContent = text;
     return node;
   };
+
+  // The same, of a visitor's own text or a name: it has no other language.
+  const own = (tag, className, text) => Object.assign(element(tag, className, text), { translate: false });
 
   // A bar from the middle: how far above or below the mean of the responses.
   function bar(kind, offset, scale) {
@@ -69,7 +72,7 @@ window.dogerm = (() => {
     cell.dataset.value = value;
     const line = element("span", "line");
     line.append(element("span", "number", `${exact ? "" : "≈ "}${fixed(value)}`));
-    line.append(element("span", "rank", first ? `★ rank ${rank}` : `rank ${rank}`));
+    line.append(element("span", "rank", t(first ? "★ rank {0}" : "rank {0}", rank)));
     cell.append(line, bar(kind, value - mean, scale));
     return cell;
   }
@@ -89,7 +92,7 @@ window.dogerm = (() => {
       const card = element("article", "card");
       card.dataset.response = letter(i);
       const name = element("div", "name");
-      name.append(element("span", "letter", letter(i)), element("span", "snippet", text.slice(0, 160)));
+      name.append(element("span", "letter", letter(i)), own("span", "snippet", text.slice(0, 160)));
       if (view.figures) name.firstChild.style.color = view.figures.raw.data[i].line.color;
       const delta = now.merged[i] - now.base[i];
       const change = element("div", "delta", `${delta < 0 ? "" : "+"}${fixed(delta)}`);
@@ -115,7 +118,7 @@ window.dogerm = (() => {
     const [open, close] = method === "linear" ? ["DogeRM = ", ""] : [`DogeRM = ${method}(`, ")"];
     line.replaceChildren(open, ...terms.flatMap(([name, value], i) => {
       const term = element("span", i ? "term merged" : "term base", `${value.toFixed(2)} `);
-      return [i ? " + " : "", term, element("span", "of", name)];
+      return [i ? " + " : "", term, own("span", "of", name)];
     }), close);
   }
 
@@ -156,17 +159,22 @@ window.dogerm = (() => {
     }
     const figure = view.figures && view.figures[view.centred ? "centred" : "raw"];
     if (!figure) return;
-    const style = getComputedStyle(document.querySelector("#results"));
     if (view.plotted !== figure) {
       view.plotted = figure;
-      const layout = structuredClone(figure.layout);
-      const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
-      layout.font = { ...layout.font, color: style.color, size: 0.81 * rem };
-      layout.hoverlabel = { ...layout.hoverlabel, bgcolor: style.getPropertyValue("--paper"), font: { color: style.color } };
-      layout.height = plot.clientHeight;
-      Plotly.react(plot, structuredClone(figure.data), layout, { responsive: true, displaylogo: false, displayModeBar: "hover" });
+      drawFigure(plot, { ...figure, layout: { ...figure.layout, height: plot.clientHeight } });
     }
     Plotly.relayout(plot, { "shapes[0].x0": view.lam, "shapes[0].x1": view.lam, "shapes[0].visible": true });
+  }
+
+  // Draws a figure, as the server made it, in the page's language, ink and type size. The
+  // figure is left as it is; what hears a click on the place goes on hearing it.
+  function drawFigure(place, figure) {
+    const { data, layout } = window.dogerm.figure(figure);
+    const style = getComputedStyle(place), ink = style.getPropertyValue("--ink").trim();
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    layout.font = { ...layout.font, color: ink, size: 0.81 * rem };
+    layout.hoverlabel = { ...layout.hoverlabel, bgcolor: style.getPropertyValue("--paper").trim(), font: { ...layout.hoverlabel?.font, color: ink } };
+    return Plotly.react(place, data, layout, { responsive: true, displaylogo: false, displayModeBar: "hover", ...window.dogerm.locale() });
   }
 
   function draw() {
@@ -181,7 +189,7 @@ window.dogerm = (() => {
     results.dataset.state = stale ? "stale" : now ? (now.exact ? "exact" : "near") : "waiting";
     byId("stale").textContent = stale;
     if (!now) return;
-    byId("verdict").textContent = `${now.exact ? "" : "≈ "}${verdict(now.base, now.merged)}`;
+    byId("verdict").textContent = t(now.exact ? "{0}" : "≈ {0}", verdict(now.base, now.merged));
     byId("flips").textContent = stale ? "" : flips();
     drawCards(now);
     drawPlot();
@@ -255,10 +263,13 @@ window.dogerm = (() => {
     view.centred = event.target.value === "centred";
     draw();
   });
-  new MutationObserver(() => {
+  // Other colours, another language.
+  function again() {
     view.plotted = null;
     if (view.frame) draw();
-  }).observe(document.documentElement, { attributes: true, attributeFilter: ["class"], subtree: false });
+  }
+  new MutationObserver(again).observe(document.documentElement, { attributes: true, attributeFilter: ["class"], subtree: false });
+  document.addEventListener("dogerm:language", again);
 
-  return { show, stop, set, view, shares: () => Object.fromEntries(readShares().map((s) => [s.name, s.value])) };
-})();
+  return { show, stop, set, view, plot: drawFigure, shares: () => Object.fromEntries(readShares().map((s) => [s.name, s.value])) };
+})());

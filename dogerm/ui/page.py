@@ -28,6 +28,7 @@ from dogerm.ui.playground import (
 from dogerm.ui.studio import MAX_DOMAINS, Example, Studio
 
 PAPER = "https://arxiv.org/abs/2407.01470"
+LANGUAGES = {"en": "EN", "zh-Hant": "繁體中文"}
 SHOW = "frame => dogerm.show(frame)"
 # The tabs below the playground, in their order: each is build(controls, public) in a
 # file of its own.
@@ -336,12 +337,18 @@ def _header(studio: Studio) -> str:
         [family, f"{size} parameters", engine.plan.device, engine.dtype, "live"]
     )
     agrees = f'<p id="agreement">{studio.agreement}.</p>' if studio.agreement else ""
+    languages = "".join(
+        f'<button lang="{code}" data-language="{code}" aria-pressed="{str(code == "en").lower()}">'
+        f"{name}</button>"
+        for code, name in LANGUAGES.items()
+    )
     return f"""
     <header>
       <h1>DogeRM Studio</h1>
       <p class="what">A reward model learns a domain by merging weights.
         <a href="{PAPER}" target="_blank" rel="noopener">The paper</a></p>
       <p class="status" id="status">{status}</p>
+      <p class="languages" role="group" aria-label="Language" translate="no">{languages}</p>
       {agrees}
     </header>"""
 

@@ -9,6 +9,8 @@
     if (text !== undefined) node.textContent = text;
     return node;
   };
+  const own = (...parts) => Object.assign(make(...parts), { translate: false }); // no other language
+  const { t } = window.dogerm;
   const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
 
   // The measured λ nearest to the slider: the table says which it is.
@@ -35,10 +37,10 @@
     const found = rows(), lam = frame.lams[column()];
     const bar = make("div", "bar");
     const turned = (wanted) => { const kept = filter; filter = wanted; const count = rows().length; filter = kept; return count; };
-    for (const [value, label] of [["all", `all ${frame.rows.length.toLocaleString("en")}`], ["right", `turned right ${turned("right")}`], ["wrong", `turned wrong ${turned("wrong")}`]]) {
+    for (const [value, label] of [["all", t("all {0}", frame.rows.length.toLocaleString("en"))], ["right", t("turned right {0}", turned("right"))], ["wrong", t("turned wrong {0}", turned("wrong"))]]) {
       const item = make("label"), input = document.createElement("input");
       Object.assign(input, { type: "radio", name: "dogerm-pairs-filter", value, checked: value === filter });
-      item.append(input, ` ${label}`);
+      item.append(input, label);
       bar.append(item);
     }
     for (const [kind, label] of [["csv", "Download margins (CSV)"], ["json", "Download report (JSON)"]]) {
@@ -47,36 +49,34 @@
       bar.append(button);
     }
     const head = make("tr");
-    for (const text of ["pair", "instruction", "base RM", `DogeRM at λ = ${lam}`, "change"]) head.append(make("th", "", text));
+    for (const text of ["pair", "instruction", "base RM", t("DogeRM at λ = {0}", lam), "change"]) head.append(make("th", "", text));
     const sheet = make("table"), top = make("thead"), body = make("tbody");
     top.append(head);
     for (const row of found.slice(0, most)) {
       const line = make("tr");
-      const link = make("button", "open", row.where.replace(/ of .*/, "") + (row.domain ? ` · ${row.domain}` : ""));
+      const link = own("button", "open", row.where.replace(/ of .*/, "") + (row.domain ? ` · ${row.domain}` : ""));
       link.dataset.place = row.place;
       link.title = "Open this pair above";
       const first = make("td");
       first.append(link);
-      line.append(first, make("td", "prompt", row.prompt), mark(row.base), mark(row.merged), make("td", "margin", signed(row.merged - row.base)));
+      line.append(first, own("td", "prompt", row.prompt), mark(row.base), mark(row.merged), make("td", "margin", signed(row.merged - row.base)));
       body.append(line);
     }
     sheet.append(top, body);
     const wrap = make("div", "sheet");
     wrap.append(sheet);
     const rest = found.length - most;
-    place.replaceChildren(bar, wrap, ...(rest > 0 ? [make("button", "rest", `Show more (${rest.toLocaleString("en")} left)`)] : []));
+    place.replaceChildren(bar, wrap, ...(rest > 0 ? [make("button", "rest", t("Show more ({0} left)", rest.toLocaleString("en")))] : []));
   }
 
   function plot() {
     const place = byId("pairs-plot");
     if (!frame || !place || !place.offsetParent || !window.Plotly) return;
-    const figure = structuredClone(frame.figure), style = getComputedStyle(byId("pairs"));
-    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
-    figure.layout.font = { ...figure.layout.font, color: style.color, size: 0.81 * rem };
+    const figure = structuredClone(frame.figure);
     const narrow = place.clientWidth < 560; // the legend needs lines of its own
     figure.layout.height = narrow ? 400 : 320;
     if (narrow) Object.assign(figure.layout, { legend: { orientation: "h", y: -0.22, yanchor: "top" }, margin: { ...figure.layout.margin, b: 120 } });
-    Plotly.react(place, figure.data, figure.layout, { responsive: true, displaylogo: false, displayModeBar: "hover" });
+    window.dogerm.plot(place, figure);
   }
 
   function save(kind) {
@@ -96,12 +96,12 @@
     const state = byId("pairs-state");
     if (!found || !state) return;
     if (found.stopped) state.textContent = "Stopped.";
-    else if (!found.rows) state.textContent = `Scoring: ${found.done.toLocaleString("en")} of ${found.total.toLocaleString("en")} rewards…`;
+    else if (!found.rows) state.textContent = t("Scoring: {0} of {1} rewards…", found.done.toLocaleString("en"), found.total.toLocaleString("en"));
     else {
       frame = found;
       most = PAGE;
       const lost = found.skipped.length;
-      state.textContent = lost ? `${lost} pair${lost > 1 ? "s" : ""} left out: ${found.skipped[0]}${lost > 1 ? ", and others like it." : ""}` : "";
+      state.textContent = !lost ? "" : lost === 1 ? t("1 pair left out: {0}", found.skipped[0]) : t("{0} pairs left out: {1}, and others like it.", lost, found.skipped[0]);
       plot();
       table();
     }
@@ -112,6 +112,7 @@
     else if (target.closest && target.closest("#lam")) table();
   });
   document.addEventListener("dogerm:frame", table);
+  document.addEventListener("dogerm:language", () => { plot(); table(); });
   document.addEventListener("click", ({ target }) => {
     if (!target.closest) return;
     if (target.closest('[role="tab"]')) setTimeout(plot, 80);

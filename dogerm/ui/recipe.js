@@ -40,10 +40,10 @@
     const all = { Link: link(), ...forms };
     place.replaceChildren(...Object.entries(all).map(([name, text]) => {
       const block = make("figure", name === "Link" ? "written link" : "written");
-      const head = make("figcaption", "", name), button = make("button", "copy", `Copy ${name === "Link" ? "link" : name}`);
+      const head = make("figcaption", "", name), button = make("button", "copy", name === "Link" ? "Copy link" : window.dogerm.t("Copy {0}", name));
       button.addEventListener("click", () => copy(button, text));
       head.append(button);
-      block.append(head, make("pre", "", text.trimEnd()));
+      block.append(head, Object.assign(make("pre", "", text.trimEnd()), { translate: false }));
       return block;
     }));
   };

@@ -1,5 +1,6 @@
 """How the page looks: one typeface that ships with Gradio, paper and ink, two colours."""
 
+import json
 from pathlib import Path
 
 import gradio as gr
@@ -7,18 +8,26 @@ import gradio as gr
 _HERE = Path(__file__).parent
 
 
-def _all(first: str) -> str:
-    """The page's own file, then each panel's."""
-    own = _HERE / first
-    panels = [path for path in sorted(_HERE.glob(f"*{own.suffix}")) if path != own]
-    return "\n".join(path.read_text(encoding="utf-8") for path in (own, *panels))
+def _all(*first: str) -> str:
+    """The page's own files, then each panel's."""
+    own = [_HERE / name for name in first]
+    panels = [p for p in sorted(_HERE.glob(f"*{own[0].suffix}")) if p not in own]
+    return "\n".join(path.read_text(encoding="utf-8") for path in (*own, *panels))
+
+
+def _words() -> str:
+    """The dictionary English -> 繁體中文, where words.js reads it when it is wanted."""
+    words = json.loads((_HERE / "zh-Hant.json").read_text(encoding="utf-8"))
+    # "<" only as an escape: nothing in it can end the element.
+    text = json.dumps(words, ensure_ascii=False).replace("<", "\\u003c")
+    return f'<script type="application/json" id="dogerm-words">{text}</script>'
 
 
 CSS = _all("page.css")
 # Gradio scopes CSS to its container, so the root's size is set in the head: larger
 # type where a page is looked at from afar.
 _ROOT = "<style>@media (min-width: 1800px) { html { font-size: 18.5px; } }</style>"
-HEAD = f"{_ROOT}<script>{_all('page.js')}</script>"
+HEAD = f"{_ROOT}{_words()}<script>{_all('words.js', 'page.js')}</script>"
 
 
 def theme() -> gr.themes.Base:

@@ -7,6 +7,7 @@
     if (text !== undefined) node.textContent = text;
     return node;
   };
+  const { t } = window.dogerm;
   const letter = (i) => String.fromCharCode(65 + i);
   const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
   const steps = (row) => row.map((value, i) => (i ? value - row[i - 1] : 0));
@@ -19,14 +20,14 @@
   };
 
   function text(reading, strongest, mark) {
-    const line = make("p", "text");
+    const line = Object.assign(make("p", "text"), { translate: false });
     const added = extra(reading);
     reading.pieces.forEach((piece, i) => {
       const token = make("span", added[i] < 0 ? "token less" : "token more", piece);
       // The square root shows the many small changes beside the few large ones.
       token.style.setProperty("--part", Math.sqrt(Math.abs(added[i]) / strongest).toFixed(3));
-      token.title = `base RM ${reading.base[i].toFixed(4)} (${signed(steps(reading.base)[i])}), ` +
-        `DogeRM ${reading.merged[i].toFixed(4)} (${signed(steps(reading.merged)[i])})`;
+      token.title = t("base RM {0} ({1}), DogeRM {2} ({3})", reading.base[i].toFixed(4), signed(steps(reading.base)[i]),
+        reading.merged[i].toFixed(4), signed(steps(reading.merged)[i]));
       if (i === mark) token.classList.add("mark");
       line.append(token);
     });
@@ -70,16 +71,17 @@
     else if (found.parting === null) said.textContent = "In the end both models put the same response first.";
     else {
       const [ours, theirs] = found.leaders.map(letter);
-      said.textContent = `From token ${found.parting + 1} on (▲) they part: the base RM leads with ${ours}, DogeRM with ${theirs}.`;
+      said.textContent = t("From token {0} on (▲) they part: the base RM leads with {1}, DogeRM with {2}.", found.parting + 1, ours, theirs);
     }
   }
 
-  let frame = null, read = null;
+  let frame = null, read = null, drawn = null;
   const key = (texts, prompt, lam, shares, method) => JSON.stringify([texts, prompt, lam, shares, method]);
   window.dogerm.tokens = (found) => {
     read = frame && key(frame.texts, frame.prompt, frame.lam, frame.shares, frame.method);
-    draw(found);
+    draw((drawn = found));
   };
+  document.addEventListener("dogerm:language", () => draw(drawn));
   document.addEventListener("dogerm:frame", ({ detail }) => {
     frame = detail;
     const panel = document.getElementById("tokens");
