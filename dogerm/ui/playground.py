@@ -45,8 +45,9 @@ def errors_for_people() -> Iterator[None]:
 
 
 def capitalised(error: DogermError) -> str:
-    """The error's sentence, as it begins on a page."""
-    return str(error)[:1].upper() + str(error)[1:]
+    """The error's sentence, as it begins on a page. λ is a symbol and stays small."""
+    text = str(error)
+    return text if text.startswith("λ") else text[:1].upper() + text[1:]
 
 
 def frames(engine: Engine, asked: Request) -> Iterator[dict[str, Any]]:

@@ -51,7 +51,14 @@ window.dogerm = (() => {
       other = fill(pattern.other, values);
       break;
     }
-    return remember(known, asked, other);
+    return remember(known, asked, other ?? bySentence(english, ours));
+  }
+
+  // Of several sentences each; null when one is not known.
+  function bySentence(english, ours) {
+    const parts = english.split(/(?<=[.?!…])\s+(?=\p{Lu}|\W)/u);
+    const others = parts.length > 1 ? parts.map((part) => found(part, ours)) : [null];
+    return others.includes(null) ? null : others.join("");
   }
 
   // A sentence with its values, in the page's language.
