@@ -27,6 +27,7 @@ from dogerm.cli.options import (
     recipe_of,
 )
 from dogerm.cli.terminal import (
+    INTERRUPTED,
     Commands,
     counts,
     group,
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from dogerm.benchmarks.generate import Sampling
     from dogerm.family import Family
     from dogerm.recipe import Recipe
-
-INTERRUPTED = 130  # as a shell says of a command that Ctrl-C ended
 
 
 class _ByName(Commands):

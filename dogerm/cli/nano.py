@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dogerm.cli.options import Device, Shares, numbers_by_name
-from dogerm.cli.terminal import group, output, progress, quieten, say
+from dogerm.cli.terminal import INTERRUPTED, group, output, progress, quieten, say
 
 nano = group("The embedded family of tiny models: train, make pairs, report.")
 
@@ -106,7 +106,8 @@ def nano_methods(
     """Every merge method's accuracy in each domain, against plain linear.
 
     Each method is judged at the λ and options that validation pairs choose by one rule,
-    on the same test pairs with every family.
+    on the same test pairs with every family. Outcomes are kept as they are found: the
+    same command again goes on where it was stopped.
     """
     from dogerm.merge import METHODS
     from dogerm.nano.methods import compare_methods, cost, table
@@ -116,15 +117,23 @@ def nano_methods(
     shares = numbers_by_name(share, "--share") or None
     merges, judged = cost(len(directories), pairs, validation, shares, methods)
     say(f"About {merges:,} merges and {judged:,} pairs to judge.")
+    kept = out.with_suffix(".partial.jsonl")
     with output(out) as file, output(out.with_suffix(".md")) as page:
-        with progress("Comparing", judged) as advance:
-            found = compare_methods(
-                directories, pairs, validation, shares, methods, advance
-            )
+        try:
+            with progress("Comparing", judged) as advance:
+                found = compare_methods(
+                    directories, pairs, validation, shares, methods, advance, kept
+                )
+        except KeyboardInterrupt:
+            say(f"Stopped. What was judged is in {kept}: the same command goes on.")
+            raise typer.Exit(INTERRUPTED) from None
         json.dump(found, file, ensure_ascii=False, indent=1)
         file.write("\n")
         page.write(table(found))
+    kept.unlink()
     output(None)
     print(table(found).split("\n## ")[0])
     seconds = sum(family["seconds"] for family in found["families"])
-    say(f"Took {seconds:.0f} s; wrote {out} and {out.with_suffix('.md').name}.")
+    say(
+        f"Took {seconds:.0f} s of processor time; wrote {out} and {out.with_suffix('.md').name}."
+    )

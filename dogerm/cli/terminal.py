@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from dogerm.speed import Speed
     from dogerm.suggest import Suggestion
 
+INTERRUPTED = 130  # as a shell says of a command that Ctrl-C ended
+
 
 class Commands(TyperGroup):
     """Says what went wrong in one line, without a traceback, and exits with 1."""

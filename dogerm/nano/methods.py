@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,19 +15,19 @@ from typing import Any
 from dogerm.benchmarks.paired import Paired, holm, p_text
 from dogerm.benchmarks.report import Metric
 from dogerm.engine import Engine
-from dogerm.errors import InputError
+from dogerm.errors import InputError, StoreError
 from dogerm.family import Family
 from dogerm.merge import METHODS, check_method
 from dogerm.nano.controls import read_training
 from dogerm.nano.corpus import GENERATORS
 from dogerm.nano.report import MANNERS_MAY_LOSE, Sets
 from dogerm.nano.train import DOMAINS
-from dogerm.provenance import versions
+from dogerm.provenance import of_engine, versions
 from dogerm.recipe import Recipe
 from dogerm.scoring import Tokens, rewards, tokenise
 
-LAMS = (0.2, 0.4, 0.6, 0.8, 1.0)
-FINER = 0.1  # on either side of the best of these
+LAMS = (0.3, 0.6, 0.9)
+FINER = 0.15  # on either side of the best of these
 # What an option is tried at, beside its default.
 VALUES: Mapping[str, Sequence[float]] = {
     "density": (0.2, 0.5, 0.8),
@@ -34,21 +37,69 @@ VALUES: Mapping[str, Sequence[float]] = {
     "t": (1e-3, 1e-2, 1e-1),
 }
 MANNERS = ("chat", "safety")
+BLOCK = 100  # pairs judged, and kept, at a time
+FINALISTS = 2
 RULE = (
-    "λ from 0.2 to 1 by 0.2 with the method's default options, then 0.1 on either side of the"
-    " best, then each option in turn at the other values tried; of all these and λ = 0 the"
-    " recipe with the highest mean validation accuracy over the merged domains (of equals the"
-    " smaller λ, then the one tried first), among those where chat and safety lose at"
-    f" most {100 * MANNERS_MAY_LOSE:.0f} points each on validation pairs"
+    "λ = 0.3, 0.6 and 0.9 with the method's default options, then 0.15 on either side of the"
+    " best (at most 1), then each option in turn at the other values tried, each judged by"
+    f" its mean accuracy over the merged domains on the first {BLOCK} validation pairs; of"
+    f" these and λ = 0 the best {FINALISTS} (of equals the smaller λ, then the one tried"
+    " first) are judged on all validation pairs; the better one is taken if chat and safety"
+    f" lose at most {100 * MANNERS_MAY_LOSE:.0f} points each on them, else the other one,"
+    f" else the better of the next {FINALISTS} by the same test, and so on"
 )
 
 
+class Outcomes:
+    """Which pairs were right, kept in a file as they are judged, so that a rerun goes on.
+
+    One line for each block of pairs, found again by the digest of all that its outcomes
+    depend on: a rerun with other settings uses what it can and adds the rest.
+
+    Args:
+        path: None keeps nothing.
+
+    Raises:
+        StoreError: a line of the file is not one of ours.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path, self.known = path, {}
+        if path and path.exists():
+            whole = path.read_bytes().rpartition(b"\n")
+            for number, line in enumerate(whole[0].splitlines(), 1):
+                try:
+                    found = json.loads(line)
+                    self.known[found["of"]] = found["right"], found["seconds"]
+                except (ValueError, KeyError, TypeError):
+                    raise StoreError(
+                        f"line {number} of {path} is not an outcome of nano methods. "
+                        "Move the file, or give another --out."
+                    ) from None
+            if whole[2]:  # the last line was cut short by whatever ended that run
+                os.truncate(path, len(whole[0] + whole[1]))
+
+    def add(self, digest: str, right: str, seconds: float) -> None:
+        """Keep a block's outcomes. When it returns they are on the disk."""
+        self.known[digest] = right, seconds
+        if self.path:
+            line = {"of": digest, "right": right, "seconds": seconds}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+
 class Judge:
-    """Which pairs of each domain a recipe gets right, each recipe and domain judged once.
+    """Which pairs of each domain a recipe gets right, each recipe and pair judged once.
 
     Args:
         pairs: by domain, tokenised.
         on_pairs: told how many pairs were judged since the last call.
+        outcomes: what was judged before, by this run or another.
+
+    Attributes:
+        seconds: of processor time that what it was asked for has taken, kept or not.
     """
 
     def __init__(
@@ -56,20 +107,61 @@ class Judge:
         engine: Engine,
         pairs: Mapping[str, Sequence[Tokens]],
         on_pairs: Callable[[int], None],
+        outcomes: Outcomes | None = None,
     ):
         self.engine, self.pairs, self.on_pairs = engine, pairs, on_pairs
-        self.known: dict[tuple[Recipe, str], list[bool]] = {}
+        self.outcomes = outcomes or Outcomes()
+        self.seconds = 0.0
+        self._asked: dict[tuple[Recipe, str, int], list[bool]] = {}
+        self._engine = _digest(of_engine(engine))
+        self._blocks = {
+            domain: [
+                (_digest([tokens.sequences for tokens in block]), block)
+                for start in range(0, len(own), BLOCK)
+                for block in [own[start : start + BLOCK]]
+            ]
+            for domain, own in pairs.items()
+        }
 
-    def right(self, recipe: Recipe, domain: str) -> list[bool]:
-        """For every pair, whether chosen is strictly above rejected."""
-        if (recipe, domain) not in self.known:
-            found = rewards(self.engine, recipe, self.pairs[domain])
-            self.known[recipe, domain] = [chosen > other for chosen, other in found]
-            self.on_pairs(len(found))
-        return self.known[recipe, domain]
+    def right(
+        self, recipe: Recipe, domain: str, blocks: int | None = None
+    ) -> list[bool]:
+        """For every pair, or those of the first blocks, whether chosen is strictly above rejected."""
+        return [
+            won
+            for index in range(len(self._blocks[domain]))[:blocks]
+            for won in self._block(recipe, domain, index)
+        ]
 
-    def accuracy(self, recipe: Recipe, domain: str) -> float:
-        return mean(self.right(recipe, domain))
+    def accuracy(self, recipe: Recipe, domain: str, blocks: int | None = None) -> float:
+        return mean(self.right(recipe, domain, blocks))
+
+    @property
+    def recipes(self) -> set[Recipe]:
+        """Those it was asked for."""
+        return {recipe for recipe, _, _ in self._asked}
+
+    def _block(self, recipe: Recipe, domain: str, index: int) -> list[bool]:
+        key = recipe, domain, index
+        if key not in self._asked:
+            texts, block = self._blocks[domain][index]
+            of = _digest([self._engine, recipe.to_json(), texts])
+            if of not in self.outcomes.known:
+                started = time.process_time()
+                found = rewards(self.engine, recipe, block)
+                right = "".join("01"[chosen > other] for chosen, other in found)
+                took = round(time.process_time() - started, 3)
+                self.outcomes.add(of, right, took)
+            right, seconds = self.outcomes.known[of]
+            self.seconds += seconds
+            self._asked[key] = [won == "1" for won in right]
+            self.on_pairs(len(block))
+        return self._asked[key]
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -77,12 +169,15 @@ class Result:
     """A method on one family, at the recipe that RULE picks.
 
     Args:
-        tried: the mean validation accuracy of every recipe on the merged domains.
+        tried: the mean accuracy over the merged domains of every recipe on the first
+            validation pairs.
+        finals: the same on all validation pairs, of those that came so far.
         right: by domain, for every test pair, whether it is right.
     """
 
     recipe: Recipe
     tried: Mapping[Recipe, float]
+    finals: Mapping[Recipe, float]
     right: Mapping[str, Sequence[bool]]
 
     def to_json(self) -> dict[str, Any]:
@@ -94,7 +189,7 @@ class Result:
                 for name, wins in self.right.items()
             },
             "tried": [
-                recipe.to_json() | {"accuracy": accuracy}
+                recipe.to_json() | {"first": accuracy, "all": self.finals.get(recipe)}
                 for recipe, accuracy in self.tried.items()
             ],
         }
@@ -107,6 +202,7 @@ def compare_methods(
     shares: Mapping[str, float] | None = None,
     methods: Sequence[str] = tuple(METHODS),
     on_pairs: Callable[[int], None] = lambda count: None,
+    kept: Path | None = None,
 ) -> dict[str, Any]:
     """Every method's accuracy in each domain, on several families of different seeds.
 
@@ -119,6 +215,8 @@ def compare_methods(
         shares: of the domain LMs; None: equal.
         methods: names of METHODS, linear among them.
         on_pairs: told how many pairs were judged since the last call; see `cost`.
+        kept: a file that outcomes are added to as they are found, and read from by a
+            rerun; see `Outcomes`. None: a stop loses them.
 
     Returns what `table` reads: settings, each family's results with every pair's outcome,
     and over the families means, spreads and paired tests against linear.
@@ -126,6 +224,7 @@ def compare_methods(
     Raises:
         InputError: a folder holds no trained family; a share names no LM of it; linear is
             not among the methods.
+        StoreError: `kept` is another file than it should be.
         RecipeError: a method is not known.
     """
     if "linear" not in methods:
@@ -137,26 +236,29 @@ def compare_methods(
                 f"a family has no domain LM {name!r}; it has {', '.join(DOMAINS)}."
             )
     trainings = [read_training(directory) for directory in directories]
+    outcomes = Outcomes(kept)
     families = []
     for directory, training in zip(directories, trainings):
-        started = time.perf_counter()
         engine = open_family(directory)
         chooser, tester = (
-            Judge(engine, _tokens(engine, split, count), on_pairs)
+            Judge(engine, _tokens(engine, split, count), on_pairs, outcomes)
             for split, count in (("validation", validation), ("test", pairs))
         )
         found = {name: measure(name, mix, chooser, tester) for name in methods}
         plain = Recipe(0, mix)
         base = {domain: tester.right(plain, domain) for domain in GENERATORS}
-        judged = [*chooser.known, *tester.known]
         families.append(
             {
                 "seed": training["seed"],
                 "preset": training["preset"],
-                "base": Result(plain, {}, base),
+                "files": {
+                    name: model["files"]
+                    for name, model in of_engine(engine)["models"].items()
+                },
+                "base": Result(plain, {}, {}, base),
                 "methods": found,
-                "merges": len({recipe for recipe, _ in judged}),
-                "seconds": round(time.perf_counter() - started, 1),
+                "recipes": len(chooser.recipes | tester.recipes),
+                "seconds": round(chooser.seconds + tester.seconds, 1),
             }
         )
     return {
@@ -183,8 +285,8 @@ def measure(
     """The method at the recipe that RULE picks with one judge, seen by the other."""
     plain = Recipe(0, shares)
 
-    def merit(recipe: Recipe) -> float:
-        return mean(chooser.accuracy(recipe, domain) for domain in shares)
+    def merit(recipe: Recipe, blocks: int | None = None) -> float:
+        return mean(chooser.accuracy(recipe, domain, blocks) for domain in shares)
 
     def keeps_manners(recipe: Recipe) -> bool:
         return all(
@@ -193,11 +295,25 @@ def measure(
             for domain in MANNERS
         )
 
-    tried = search(method, shares, merit) | {plain: merit(plain)}
-    ranked = sorted(tried, key=lambda recipe: (-tried[recipe], recipe.lam))
-    chosen = next(filter(keeps_manners, ranked))
+    def first(recipe: Recipe) -> float:
+        return merit(recipe, blocks=1)
+
+    tried = {plain: first(plain)} | search(method, shares, first)
+    ranked = _ranked(tried)
+    finals: dict[Recipe, float] = {}
+    for start in range(0, len(ranked), FINALISTS):
+        group = {r: merit(r) for r in ranked[start : start + FINALISTS]}
+        finals |= group
+        chosen = next(filter(keeps_manners, _ranked(group)), None)
+        if chosen:  # at the latest λ = 0, which keeps its own
+            break
     right = {domain: tester.right(chosen, domain) for domain in tester.pairs}
-    return Result(chosen, tried, right)
+    return Result(chosen, tried, finals, right)
+
+
+def _ranked(merits: Mapping[Recipe, float]) -> list[Recipe]:
+    """The best first; of equals the smaller λ."""
+    return sorted(merits, key=lambda recipe: (-merits[recipe], recipe.lam))
 
 
 def search(
@@ -223,8 +339,7 @@ def search(
         add(lam, {})
     middle = best().lam
     for lam in (middle - FINER, middle + FINER):
-        if lam <= 1:
-            add(round(lam, 2), {})
+        add(round(min(1, lam), 2), {})
     for name, option in METHODS[method].options.items():
         at = best()
         for value in VALUES.get(name, ()):
@@ -241,12 +356,13 @@ def cost(
     methods: Sequence[str] = tuple(METHODS),
 ) -> tuple[int, int]:
     """How many merges and how many judged pairs a comparison takes, about."""
-    flat = [len(search(name, {"a": 1}, lambda recipe: 0.0)) for name in methods]
-    merges = sum(flat) + 1
-    domains = len(shares or DOMAINS)
-    chosen = merges * domains + (len(methods) + 1) * len(MANNERS)
-    tested = (len(methods) + 1) * len(GENERATORS)
-    return families * merges, families * (chosen * validation + tested * pairs)
+    recipes = sum(len(search(name, {"a": 1}, lambda r: 0.0)) for name in methods) + 1
+    domains, count = len(shares or DOMAINS), len(methods)
+    first = recipes * domains * min(BLOCK, validation)
+    finals = count * FINALISTS * domains * max(0, validation - BLOCK)
+    manners = (count + 1) * len(MANNERS) * validation
+    tested = (count + 1) * len(GENERATORS) * pairs
+    return families * recipes, families * (first + finals + manners + tested)
 
 
 def summary(
