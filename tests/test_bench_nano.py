@@ -36,7 +36,8 @@ def bench(tmp_path_factory):
         assert done.exit_code == 0, done.output
         report = json.loads((out / "report.json").read_text())
         scored = [json.loads(t) for t in (out / "rows.jsonl").read_text().splitlines()]
-        return {"report": report, "rows": scored}
+        html = (out / "report.html").read_text()
+        return {"report": report, "rows": scored, "html": html}
 
     return run
 
@@ -137,6 +138,7 @@ def test_gsm8k(bench, tmp_path):
     wins = sum(row["correct"][pick] for row, pick in zip(rows, picks))
     assert own["best-of-16"]["accuracy"] == wins / 6
     assert own["best-of-1"]["accuracy"] == sum(r["correct"][0] for r in rows) / 6
+    assert "Best of N against N; λ: oracle" in found["html"]
     assert own["oracle"]["accuracy"] == sum(any(r["correct"]) for r in rows) / 6
 
 

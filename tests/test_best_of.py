@@ -11,7 +11,10 @@ import pytest
 from dogerm.benchmarks import best_of, code, gsm8k
 from dogerm.benchmarks.benchmark import BENCHMARKS
 from dogerm.benchmarks.data import Settings
+from dogerm.benchmarks.report import Measured
+from dogerm.charts import best_of_curve
 from dogerm.errors import InputError
+from dogerm.recipe import Recipe
 from dogerm.rows import Row
 
 DATA = os.environ.get("DOGERM_TEST_DATA")
@@ -61,6 +64,23 @@ def test_picks_passes_and_votes_by_hand():
     found = best_of.metrics(rows, rewards, settings)
     assert (found["best-of-2"].ties, found["best-of-4"].ties) == (1, 1)
     assert best_of.outcomes(rows, rewards, settings) == [1.0, 0.0]
+
+
+def test_the_curve_over_n_draws_what_was_measured():
+    rows = [problem([False, True]), problem([True, False])]
+    settings = Settings(ns=(1, 2))
+    base, merged = (
+        Measured(Recipe(lam, {"math": 1}), best_of.metrics(rows, rewards, settings))
+        for lam, rewards in ((0, [[1, 0], [1, 0]]), (0.5, [[0, 1], [1, 0]]))
+    )
+    drawn = {trace.name: trace for trace in best_of_curve(base, merged).data}
+    assert list(drawn["base RM"].y) == [50, 50]
+    assert list(drawn["DogeRM, λ = 0.5"].y) == [50, 100]
+    assert list(drawn["oracle: any of N"].y) == [50, 100]
+    assert list(drawn["one at random"].y) == [50, 50]
+    assert "vote of N" not in drawn  # no answers to count
+    low = base.metrics["best-of-2"].low
+    assert drawn["base RM"].error_y.arrayminus[1] == pytest.approx(100 * (0.5 - low))
 
 
 def test_a_skipped_problem_counts_nowhere():

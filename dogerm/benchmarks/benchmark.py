@@ -15,7 +15,7 @@ from dogerm.benchmarks import (
     rewardbench2,
 )
 from dogerm.benchmarks.data import Dataset, Rewards, Settings
-from dogerm.benchmarks.report import Metric
+from dogerm.benchmarks.report import Metric, Report
 from dogerm.rows import Row
 
 Published = Mapping[str, Mapping[str, float]]  # model of the paper -> GROUP -> percent
@@ -122,3 +122,22 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
     )
 }
+
+
+def headline(report: Report) -> list[str]:
+    """The groups that a table has room for: those the paper has numbers of, and Overall; or
+    best-of-n by n.
+    """
+    groups = list(report.recipes[0].metrics)
+    if any(name.startswith("best-of-") for name in groups):
+        others = ("majority", "random", "oracle")
+        return [name for name in groups if "best-of" in name or name in others]
+    benchmark = BENCHMARKS.get(report.benchmark)
+    published = {
+        name
+        for row in (benchmark.published if benchmark else {}).values()
+        for name in row
+    }
+    if not published.intersection(groups):
+        return groups[:8] if "Overall" not in groups[8:] else [*groups[:7], "Overall"]
+    return [name for name in groups if name in published or name == "Overall"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from dogerm.charts import FONT, accuracy_curve, mix_map
+from dogerm.charts import FONT, accuracy_curve, best_of_curve, mix_map
 
 if TYPE_CHECKING:
     from dogerm.benchmarks.results import Results
@@ -72,16 +72,29 @@ def _counts(results: Results) -> str:
 
 
 def _charts(results: Results) -> Iterable[str]:
-    groups, mixes = results.headline, results.mixes
+    groups, mixes = results.headline, results.report.mixes
     figures = [
         (_mix(own), accuracy_curve(own, groups)) for own in mixes if len(own) > 1
     ]
+    figures += _over_n(results)
     if len(mixes) > 1:
         name = "Overall" if "Overall" in groups else groups[0]
         figures.insert(0, ("λ and mix", mix_map(results.report.recipes, name)))
     for number, (name, figure) in enumerate(figures):
         yield f"<h2>{escape(name)}</h2>"
         yield _figure(figure, number)
+
+
+def _over_n(results: Results) -> list[tuple[str, go.Figure]]:
+    """Best-of-N against N under the first recipe and under the one chosen for the whole N."""
+    points = results.report.recipes
+    for choice in results.choices:
+        if choice.group.startswith("best-of-"):
+            rule = "oracle" if choice.rule == "oracle" else "chosen on validation rows"
+            merged = points[choice.recipe] if choice.recipe else None
+            name = f"Best of N against N; λ: {rule}"
+            return [(name, best_of_curve(points[0], merged))]
+    return []
 
 
 def _figure(figure: go.Figure, number: int) -> str:

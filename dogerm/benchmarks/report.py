@@ -109,6 +109,14 @@ class Report:
     settings: Mapping[str, Any]
     recipes: Sequence[Measured]
 
+    @property
+    def mixes(self) -> list[list[Measured]]:
+        """The points by what is merged besides λ, each list with its λs ascending."""
+        found: dict[Recipe, list[Measured]] = {}
+        for point in self.recipes:
+            found.setdefault(point.recipe.with_lam(1), []).append(point)
+        return [sorted(own, key=lambda p: p.recipe.lam) for own in found.values()]
+
     def to_json(self) -> dict[str, Any]:
         return {
             "benchmark": self.benchmark,

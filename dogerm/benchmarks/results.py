@@ -10,13 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dogerm.benchmarks.benchmark import BENCHMARKS, Benchmark
+from dogerm.benchmarks.benchmark import BENCHMARKS, Benchmark, headline
 from dogerm.benchmarks.data import Rewards, Settings
 from dogerm.benchmarks.report import Measured, Report
 from dogerm.benchmarks.run import STORE
 from dogerm.benchmarks.statistics import Choice, choose
 from dogerm.errors import InputError, StoreError
-from dogerm.recipe import Recipe
 from dogerm.store import Job, Store, replacing
 
 
@@ -82,25 +81,8 @@ class Results:
 
     @property
     def headline(self) -> list[str]:
-        """What a table has room for: the groups the paper has numbers of, and Overall; or best-of-n by n."""
-        groups = list(self.report.recipes[0].metrics)
-        if any(name.startswith("best-of-") for name in groups):
-            others = ("majority", "random", "oracle")
-            return [name for name in groups if "best-of" in name or name in others]
-        published = {name for row in self.benchmark.published.values() for name in row}
-        if not published.intersection(groups):
-            return (
-                groups[:8] if "Overall" not in groups[8:] else [*groups[:7], "Overall"]
-            )
-        return [name for name in groups if name in published or name == "Overall"]
-
-    @property
-    def mixes(self) -> list[list[Measured]]:
-        """The points by what is merged besides λ, each list with its λs ascending."""
-        found: dict[Recipe, list[Measured]] = {}
-        for point in self.report.recipes:
-            found.setdefault(point.recipe.with_lam(1), []).append(point)
-        return [sorted(own, key=lambda p: p.recipe.lam) for own in found.values()]
+        """What a table has room for."""
+        return headline(self.report)
 
     @cached_property
     def choices(self) -> list[Choice]:
@@ -131,12 +113,7 @@ class Results:
             json.dump(self.report.to_json(), file, ensure_ascii=False, indent=1)
             file.write("\n")
         with replacing(folder / "choices.json") as file:
-            chosen = [
-                choice.to_json()
-                | {"recipe": self.report.recipes[choice.recipe].recipe.to_json()}
-                for choice in self.choices
-            ]
-            json.dump(chosen, file, ensure_ascii=False, indent=1)
+            json.dump(self.choices_json(), file, ensure_ascii=False, indent=1)
             file.write("\n")
         with replacing(folder / "rows.jsonl") as file:
             for row in self._rows():
@@ -154,6 +131,14 @@ class Results:
         files = [f"report.{name}" for name in names] + ["rows.jsonl", "rows.parquet"]
         files.append("choices.json")
         return [folder / name for name in files]
+
+    def choices_json(self) -> list[dict[str, Any]]:
+        """The choices, each with its recipe written out."""
+        recipes = self.report.recipes
+        return [
+            choice.to_json() | {"recipe": recipes[choice.recipe].recipe.to_json()}
+            for choice in self.choices
+        ]
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         """Each row with its keys, and "rewards": a list for every finished recipe."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dogerm import provenance
 from dogerm.benchmarks.group import Group
@@ -16,6 +16,10 @@ from dogerm.recipe import Recipe
 from dogerm.rows import Tokenised
 from dogerm.scoring import rewards, together
 from dogerm.store import Job, Place, Store
+
+if TYPE_CHECKING:
+    from dogerm.benchmarks.benchmark import Benchmark
+    from dogerm.benchmarks.data import Dataset, Settings
 
 STORE = "rewards.sqlite"
 
@@ -61,7 +65,7 @@ def run(
     bit with and without a stop, and with any number of processes.
 
     Args:
-        about: what the rewards depend on beside the engine and the rows: nested tables.
+        about: as `depends_on` gives it.
         batch_tokens: padded tokens of a forward pass; None: as the store was begun, or
             what there is memory for.
         group: processes that all call this with the same arguments and share the work,
@@ -99,6 +103,21 @@ def run(
                 so_far += len(new)
                 yield Progress(so_far, total)
         _bring_together(store, group)
+
+
+def depends_on(
+    benchmark: Benchmark, settings: Settings, dataset: Dataset
+) -> dict[str, Any]:
+    """What a benchmark's rewards depend on beside the engine and the rows' text, for `run`."""
+    return {
+        "benchmark": benchmark.name,
+        "settings": settings.to_json(),
+        "rules": dict(benchmark.rules[settings.preset]),
+        "dataset": {
+            "source": dict(dataset.source),
+            "left_out": dataset.to_json()["left_out"],
+        },
+    }
 
 
 def check_folder(folder: Path, resume: bool) -> None:

@@ -4,7 +4,7 @@ Colours are hex or rgba only: the page's plotly.js knows no newer notation. Grou
 are transparent and text is mid-grey, so a figure reads on light and dark alike.
 """
 
-from dogerm.charts.accuracy import accuracy_curve
+from dogerm.charts.accuracy import accuracy_curve, best_of_curve
 from dogerm.charts.curves import reward_curve
 from dogerm.charts.layers import layer_profile
 from dogerm.charts.maps import domain_map, mix_map
@@ -16,6 +16,7 @@ __all__ = [
     "FONT",
     "MERGED",
     "accuracy_curve",
+    "best_of_curve",
     "domain_map",
     "layer_profile",
     "mix_map",

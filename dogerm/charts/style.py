@@ -60,5 +60,13 @@ def lam_axis(low: float, high: float) -> dict:
     }
 
 
+def percent_axis(title: str) -> dict:
+    return {
+        "title": {"text": title, "standoff": 8},
+        "gridcolor": RULE,
+        "zeroline": False,
+    }
+
+
 def words(metric: Metric) -> str:
     return escape(str(metric))

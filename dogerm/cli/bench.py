@@ -169,7 +169,7 @@ def run_benchmark(
     from dogerm.benchmarks.data import Settings as Rules
     from dogerm.benchmarks.group import Group
     from dogerm.benchmarks.results import Results
-    from dogerm.benchmarks.run import check_folder, run
+    from dogerm.benchmarks.run import check_folder, depends_on, run
     from dogerm.rows import tokenise_rows
 
     if ctx.info_name not in BENCHMARKS:
@@ -226,13 +226,8 @@ def run_benchmark(
     dataset = processes.first_here(lambda: _read(benchmark, rules))
     engine = engine_of(models, processes.device(device), dtype, load_in_8bit, method)
     tokens = tokenise_rows(engine, dataset.rows, too_long)
-    left_out = dataset.to_json()["left_out"]
-    about = {
-        "benchmark": benchmark.name,
-        "settings": rules.to_json(),
-        "rules": dict(benchmark.rules[preset]),
-        "dataset": {"source": dict(dataset.source), "left_out": left_out},
-    }
+    about = depends_on(benchmark, rules, dataset)
+    left_out = about["dataset"]["left_out"]
     step = None
     try:
         with rows_progress(processes) as show:

@@ -334,7 +334,7 @@ def print_results(found: Results) -> None:
         cells = (f"{numbers[name]:.1f}" if name in numbers else "" for name in groups)
         table.add_row(f"{model} (published)", *cells)
     table.add_section()
-    for own in found.mixes:
+    for own in found.report.mixes:
         for point in own:
             cells = (_accuracy(point.metrics[name]) for name in groups)
             table.add_row(Text(str(point.recipe)), *cells)
