@@ -1,16 +1,21 @@
 """Where weights would live, for machines this one is not."""
 
 import json
+import shutil
+from collections import Counter
 
 import pytest
 import torch
 from conftest import byte_tokenizer
+from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig
 
 from dogerm import engine as engine_module
+from dogerm import weights
 from dogerm.checkpoint import Checkpoint, compare
 from dogerm.engine import Engine, Sources, merge
 from dogerm.errors import DeviceError, OutOfMemory
+from dogerm.family import Family
 from dogerm.live import devices_named
 from dogerm.plan import (
     MARGIN,
@@ -144,6 +149,61 @@ def test_mapped_and_held_sources_give_the_same_bits(engine):
         found = torch.empty_like(parameter)
         merge(found, name, mapped.fetch(name, recipe, CPU))
         assert torch.equal(found, parameter), name
+
+
+def copied(folders, root):
+    """A family of two LMs whose files can be taken away."""
+    for name in ("rm", "plain", "padded"):
+        shutil.copytree(folders[name], root / name)
+    return Family.of(root / "rm", {"math": root / "plain", "code": root / "padded"})
+
+
+@pytest.mark.parametrize("load_in_8bit", [False, True])
+def test_a_sweep_over_held_sources_reads_no_file(
+    folders, tmp_path, engine, load_in_8bit
+):
+    family = copied(folders, tmp_path)
+    held = Engine.load(family, "cpu", "float32", load_in_8bit, keep="device")
+    mapped = Engine.load(family, "cpu", "float32", load_in_8bit, keep="mapped")
+    groups = [("What is 2 + 2?", ["4", "It is five, I think."])]
+    recipes = [Recipe(lam, {"math": 2, "code": 1}) for lam in (0.35, 1, 0, 0.7)]
+    wanted = [score(mapped, recipe, groups) for recipe in recipes]
+    for checkpoint in (held.sources.rm, *held.sources.lms.values()):
+        checkpoint.release()
+    for name in ("rm", "plain", "padded"):
+        shutil.rmtree(tmp_path / name)
+    assert [score(held, recipe, groups) for recipe in recipes] == wanted
+
+
+def test_a_sweep_over_mapped_sources_opens_each_file_once(
+    folders, tmp_path, monkeypatch
+):
+    opened = Counter()
+    plainly = weights.safe_open
+
+    def counting(file, **options):
+        opened[file] += 1
+        return plainly(file, **options)
+
+    engine = Engine.load(copied(folders, tmp_path), "cpu", keep="mapped")
+    monkeypatch.setattr(weights, "safe_open", counting)
+    for lam in (0.35, 1, 0, 0.7):
+        engine.apply(Recipe(lam, {"math": 2, "code": 1}))
+    assert sum(opened.values()) <= 3 and max(opened.values(), default=0) <= 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_sweep_makes_no_second_copy_of_the_live_model(family, dtype):
+    engine = Engine.load(family, "cpu", dtype, keep="device")
+    places = [parameter.data_ptr() for parameter in engine.model.parameters()]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        for lam in (0.35, 1, 0, 0.7):
+            engine.apply(Recipe(lam, {"math": 1}))
+            engine.apply(Recipe(lam, {"math": 2, "code": 1}))
+    allocated = sum(max(0, event.cpu_memory_usage) for event in seen.events())
+    assert seen.events()
+    assert allocated < engine.plan.live / 100  # of eight merges together
+    assert places == [parameter.data_ptr() for parameter in engine.model.parameters()]
 
 
 def test_reading_ahead_merges_the_same(engine, monkeypatch):
