@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
@@ -36,7 +36,6 @@ from dogerm.threads import FairLock, in_threads
 # Below this size a second thread costs more in waiting than it gives in work,
 # most of all when other programs want the cores too.
 ONE_THREAD_PARAMETERS = 20_000_000
-CPU = torch.device("cpu")
 _log = logging.getLogger("dogerm")
 # A pass over some tokens costs as much as this many tokens more: for reading the weights,
 WEIGHTS_TOKENS = 16
@@ -110,9 +109,8 @@ class Sources:
         fit: what `compare` found about them.
         place: held on the device, in pinned host memory, or mapped from their files.
             The merge is the same wherever they are, bit for bit.
-        device_of: where each parameter of the live model is.
-        dtype: of the live model, in which weights on the device are held if that
-            loses nothing.
+        slots: of the live model, which the weights on the device are held beside, in the
+            dtype that a merge writes if that loses nothing.
     """
 
     def __init__(
@@ -121,25 +119,26 @@ class Sources:
         lms: Mapping[str, Checkpoint],
         fit: Compatibility,
         place: Place = "mapped",
-        device_of: Callable[[str], torch.device] = lambda name: CPU,
-        dtype: torch.dtype | None = None,
+        slots: Mapping[str, Slot] | None = None,
     ):
         self.rm, self.lms, self.fit = rm, lms, fit
         self._held: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
         if place == "mapped":
             return
-        for name in fit.merged:
+        for name in (*fit.merged, *fit.kept):
             ours, theirs = self.read(name)
             if place == "pinned":
                 held = {n: t.pin_memory() for n, t in theirs.items()}
                 self._held[name] = ours.pin_memory(), held
             else:
-                device = device_of(name)
-                held = {n: _held(t, device, dtype) for n, t in theirs.items()}
-                self._held[name] = _held(ours, device, dtype), held
+                held = {n: _held(t, slots[name]) for n, t in theirs.items()}
+                self._held[name] = _held(ours, slots[name]), held
 
     def read(self, name: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """The reward model's tensor and each LM's, all of one shape; not to be written to."""
+        """The reward model's tensor and each LM's, all of one shape; not to be written to.
+
+        No LM's of one that is kept.
+        """
         if name in self._held:
             return self._held[name]
         if name == self.fit.embedding:
@@ -151,7 +150,8 @@ class Sources:
         return aligned_tables(*self._stored(self.fit.embedding), self.fit.vocabulary)
 
     def _stored(self, name: str) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.rm.read(name), {n: lm.read(name) for n, lm in self.lms.items()}
+        lms = {} if name in self.fit.kept else self.lms
+        return self.rm.read(name), {n: lm.read(name) for n, lm in lms.items()}
 
     def find_not_finite(self, recipe: Recipe) -> str | None:
         """A sentence on the first tensor with NaN or infinity among the recipe's sources."""
@@ -188,7 +188,7 @@ class Sources:
         Moved whole before merging: the blocks of a merge are views then, whatever the place.
         """
         if name in self.fit.kept:
-            return Tensors(recipe, self.rm.read(name).to(device))
+            return Tensors(recipe, self.read(name)[0].to(device))
         recipe = self.fit.anatomy.local(recipe, name)
         rm, lms = self.read(name)
         if recipe.lam == 0:
@@ -317,7 +317,7 @@ class Engine:
     ) -> Engine:
         with _memory_errors(plan.device):
             model, slots = build(rm, fit.vocabulary.size, plan, dtype)
-            sources = Sources(rm, lms, fit, plan.place, plan.device_of, dtype)
+            sources = Sources(rm, lms, fit, plan.place, slots)
         engine = cls(family, model, slots, sources, plan)
         if plan.kind == "cpu" and engine.size < ONE_THREAD_PARAMETERS:
             torch.set_num_threads(1)
@@ -540,10 +540,10 @@ def _alike(lengths: Sequence[int], start: float, most: int) -> Iterator[list[int
     yield group
 
 
-def _held(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
-    """A copy on the device, in dtype if that loses nothing: a merge rounds once, at its end."""
-    lossless = dtype and torch.promote_types(tensor.dtype, dtype) == dtype
-    return tensor.to(device, dtype if lossless else None, copy=True)
+def _held(tensor: Tensor, slot: Slot) -> Tensor:
+    """A copy beside the slot, in its dtype if that loses nothing: a merge rounds once, at its end."""
+    lossless = torch.promote_types(tensor.dtype, slot.dtype) == slot.dtype
+    return tensor.to(slot.device, slot.dtype if lossless else None, copy=True)
 
 
 @contextmanager

@@ -26,9 +26,14 @@ OUTLIER_THRESHOLD = 6.0
 
 
 class Slot(ABC):
-    """One parameter of the live model, as a merge sees it."""
+    """One parameter of the live model, as a merge sees it.
+
+    Args:
+        dtype: of the tensor that a merge fills.
+    """
 
     shape: torch.Size
+    dtype: torch.dtype
     device: torch.device
 
     @abstractmethod
@@ -41,7 +46,8 @@ class Plain(Slot):
 
     def __init__(self, parameter: nn.Parameter):
         self.parameter = parameter
-        self.shape, self.device = parameter.shape, parameter.device
+        self.shape, self.dtype = parameter.shape, parameter.dtype
+        self.device = parameter.device
 
     def write(self, merge: Callable[[Tensor], None]) -> None:
         merge(self.parameter)
@@ -53,13 +59,15 @@ class Int8(Slot):
     Codes are never averaged. The float16 tensor lives only while it is quantised.
     """
 
+    dtype = torch.float16
+
     def __init__(self, layer: nn.Linear, shape: torch.Size, device: torch.device):
         self.layer, self.shape, self.device = layer, shape, device
 
     def write(self, merge: Callable[[Tensor], None]) -> None:
         from bitsandbytes.functional import int8_vectorwise_quant
 
-        merged = torch.empty(self.shape, dtype=torch.float16, device=self.device)
+        merged = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         merge(merged)
         codes, scales, _ = int8_vectorwise_quant(merged)
         state = self.layer.state

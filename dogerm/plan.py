@@ -63,7 +63,8 @@ class Part:
 
     Args:
         live: of the model whose weights are merged.
-        sources: the original weights of those parameters, of the reward model and every LM.
+        sources: the original weights of those parameters, of the reward model and every LM
+            that has them.
         largest: the working set of merging the largest of them.
         token_bytes: activations of one token of a batch, at most.
         free: before loading.
@@ -262,7 +263,6 @@ def _chosen(rm, lms, fit, choices, dtype, load_in_8bit, free, place) -> Plan:
 
 def _sizes(rm, lms, fit, dtype, load_in_8bit) -> dict[str, _Size]:
     """Of every parameter, in the model's order, the kept ones at the end."""
-    models = (rm, *lms.values())
     sizes = {}
     for name in (*fit.merged, *fit.kept):
         shape = rm.tensors[name].shape
@@ -270,10 +270,8 @@ def _sizes(rm, lms, fit, dtype, load_in_8bit) -> dict[str, _Size]:
             shape = (fit.vocabulary.size, *shape[1:])
         numel = torch.Size(shape).numel()
         in_8bit = load_in_8bit and _is_linear(name, shape, fit)
-        merged = name in fit.merged
-        stored = (
-            sum(numel * m.tensors[name].dtype.itemsize for m in models) if merged else 0
-        )
+        models = (rm, *lms.values()) if name in fit.merged else (rm,)
+        stored = sum(numel * model.tensors[name].dtype.itemsize for model in models)
         # In 8-bit the float16 merge stands beside its sources until it is quantised.
         sizes[name] = _Size(
             live=numel * (1 if in_8bit else dtype.itemsize),
