@@ -110,8 +110,10 @@ def test_swapping_the_answers_negates_the_margin(engine):
     assert a - b == pytest.approx(-(c - d), abs=CLOSE)
 
 
-def test_reward_is_read_at_the_last_token_even_when_pad_is_eos(tmp_path, folders):
-    """Like the paper's reward model: pad_token_id == eos_token_id, and the text holds both."""
+def test_reward_is_read_where_the_model_itself_reads_it_when_pad_is_eos(
+    tmp_path, folders
+):
+    """Like the paper's reward model: pad_token_id == eos_token_id, and the text ends with it."""
     from transformers import LlamaForSequenceClassification
 
     torch.manual_seed(0)
@@ -126,11 +128,15 @@ def test_reward_is_read_at_the_last_token_even_when_pad_is_eos(tmp_path, folders
     engine = Engine.load(
         Family.of(tmp_path, {"math": folders["plain"]}), device="cpu", dtype="float32"
     )
-    ids = tokenise(engine, "Hi", ["Hello"]).sequences[0]
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+    ]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    ids = tokenizer(text, add_special_tokens=False).input_ids
     assert ids[-1] == 2
     with torch.no_grad():
-        hidden = model.model(torch.tensor([ids])).last_hidden_state[0, -1]
-        wanted = model.score(hidden).item()
+        wanted = model(torch.tensor([ids])).logits.item()
     assert score(engine, BASE, [("Hi", ["Hello", "x" * 50])])[0][0] == pytest.approx(
         wanted, abs=CLOSE
     )
