@@ -4,6 +4,9 @@
 class DogermError(Exception):
     """Base of all errors that are shown to a user as one sentence, without a traceback."""
 
+    # Whether another process of the same run says it.
+    is_said_elsewhere = False
+
 
 class RecipeError(DogermError):
     """A recipe that cannot be meant: λ outside [0, 1], shares that are all zero, an unknown method."""

@@ -354,6 +354,32 @@ def test_processes_that_were_killed_leave_their_parts_to_fewer(
     assert_same(tmp_path / "run", whole)
 
 
+def test_what_stops_all_processes_is_said_by_the_first_alone(
+    commands, arguments, whole, tmp_path
+):
+    out = f"--out={tmp_path / 'run'}"
+    for wrong, code, words in (
+        ([out, "--ns=x"], 2, "--ns is like"),
+        ([out, "--share=law=1"], 1, "no domain LM 'law'"),
+        ([out, f"--data={tmp_path / 'none.jsonl'}"], 1, "cannot be read"),
+        ([out, "--device=tpu"], 1, "'tpu' is not a device"),
+        ([out, "--lam=0:2:1"], 1, "λ"),
+        ([f"--out={whole}"], 1, "Pass --resume"),
+    ):
+        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        world["MASTER_PORT"] = free_port()
+        pids = [
+            commands.start(
+                *arguments, *wrong, RANK=str(rank), LOCAL_RANK=str(rank), **world
+            )
+            for rank in range(2)
+        ]
+        assert [commands.wait(pid) for pid in pids] == [code] * 2, wrong
+        first, second = (Path(f"{commands.log}{n}").read_text() for n in range(2))
+        assert words in first and first.count("rror") == 1, (wrong, first)
+        assert second == "", (wrong, second)
+
+
 def test_two_processes_of_accelerate_give_the_report_of_one(arguments, whole, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     launch += [

@@ -37,7 +37,7 @@ class Group:
         self.size = int(environ.get("WORLD_SIZE", 1))
         self.local_rank = int(environ.get("LOCAL_RANK", 0))
         if self.size > 1:
-            with _errors():
+            with self._errors():
                 dist.init_process_group("gloo", timeout=PATIENCE)
         # What accelerate leaves when it was asked for several and, with --cpu, starts one.
         self.meant_several = self.size == 1 and "MASTER_ADDR" in environ
@@ -47,7 +47,7 @@ class Group:
         if self.size == 1:
             return [own]
         found: list[T | None] = [None] * self.size
-        with _errors():
+        with self._errors():
             dist.all_gather_object(found, own)
         return found
 
@@ -56,26 +56,41 @@ class Group:
         if self.size == 1:
             return [own]
         found = [None] * self.size if self.rank == 0 else None
-        with _errors():
+        with self._errors():
             dist.gather_object(own, found)
         return found or []
 
     def raise_any(self, failure: Exception | None) -> None:
-        """Raise a failure of any process in all of them, so that none waits for it."""
+        """Raise a failure of any process in all of them, so that none waits for it.
+
+        It is for the first process to say.
+        """
         for found in self.gather(failure):
             if found:
+                found.is_said_elsewhere = self.rank > 0
                 raise found
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that fails in all processes, with the same error, if it does in any.
+
+        All must enter it, and none waits for another before its end.
+        """
+        failure = None
+        try:
+            yield
+        except (DogermError, OSError) as error:
+            failure = error
+        self.raise_any(failure)
 
     def first_here(self, action: Callable[[], T]) -> T:
         """Do it in the first process of each machine, then in the others: what it keeps helps them."""
-        found, failure = None, None
-        if self.local_rank == 0:
-            try:
+        found = None
+        with self.together():
+            if self.local_rank == 0:
                 found = action()
-            except (DogermError, OSError) as error:
-                failure = error
-        self.raise_any(failure)
-        return found if self.local_rank == 0 else action()
+        with self.together():
+            return found if self.local_rank == 0 else action()
 
     def device(self, asked: str) -> str:
         """Where this process runs its model: of several on a machine, each has its own GPU."""
@@ -91,15 +106,16 @@ class Group:
             with suppress(RuntimeError):
                 dist.destroy_process_group()
 
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise DeviceError(
-            "the other processes of this run are out of reach: one could not be started, "
-            f"or has stopped and said why ({reason:.120}). What was scored is safe; "
-            "start all of them again with --resume."
-        ) from None
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            failure = DeviceError(
+                "the other processes of this run are out of reach: one could not be "
+                f"started, or has stopped and said why ({reason:.120}). What was scored "
+                "is safe; start all of them again with --resume."
+            )
+            failure.is_said_elsewhere = self.local_rank > 0  # by one on each machine
+            raise failure from None

@@ -36,7 +36,6 @@ from dogerm.cli.terminal import (
     rows_progress,
     say,
 )
-from dogerm.errors import DogermError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,25 +176,6 @@ def run_benchmark(
             f"there is no benchmark {ctx.info_name!r}; there are {', '.join(BENCHMARKS)}."
         )
     benchmark = BENCHMARKS[ctx.info_name]
-    models = family_of(family, rm, lm, parent)
-    recipes = _recipes(models, lam, share, mix, method, set, layers, part)
-    rules = Rules(
-        data=data,
-        revision=revision,
-        preset=preset,
-        bad_rows=bad_rows,
-        xstest=xstest,
-        ns=_numbers(ns),
-        allow_code_execution=allow_code_execution,
-        seconds=seconds,
-        workers=workers,
-        verdicts=out / "verdicts.jsonl",
-        validation=validation,
-        seed=seed,
-    )
-    if sample and not generate:
-        raise typer.BadParameter("--sample says how to --generate; name a MODEL.")
-    how = _sampling(benchmark.name, sample, rules) if generate else None
     processes = Group()
     first = processes.rank == 0
     if processes.meant_several:
@@ -203,29 +183,38 @@ def run_benchmark(
             "warning: accelerate was asked for several processes and started only this "
             "one, as it does with --cpu. With --multi_gpu it starts them on a CPU too."
         )
-    if first:
-        check_folder(out, resume)
-    if generate:
-        made = out / "candidates.jsonl"
-        failure = None
+    with processes.together():
+        models = family_of(family, rm, lm, parent)
+        recipes = _recipes(models, lam, share, mix, method, set, layers, part)
+        rules = Rules(
+            data=data,
+            revision=revision,
+            preset=preset,
+            bad_rows=bad_rows,
+            xstest=xstest,
+            ns=_numbers(ns),
+            allow_code_execution=allow_code_execution,
+            seconds=seconds,
+            workers=workers,
+            verdicts=out / "verdicts.jsonl",
+            validation=validation,
+            seed=seed,
+        )
+        if sample and not generate:
+            raise typer.BadParameter("--sample says how to --generate; name a MODEL.")
+        how = _sampling(benchmark.name, sample, rules) if generate else None
         if first:
-            try:
-                _generate(
-                    benchmark,
-                    rules,
-                    generate,
-                    made,
-                    how,
-                    processes.device(device),
-                    resume,
-                )
-            except (DogermError, OSError) as error:
-                failure = error
-        processes.raise_any(failure)
-        rules = replace(rules, data=made)
+            check_folder(out, resume)
+        if generate:
+            made, where = out / "candidates.jsonl", processes.device(device)
+            if first:
+                _generate(benchmark, rules, generate, made, how, where, resume)
+            rules = replace(rules, data=made)
     dataset = processes.first_here(lambda: _read(benchmark, rules))
-    engine = engine_of(models, processes.device(device), dtype, load_in_8bit, method)
-    tokens = tokenise_rows(engine, dataset.rows, too_long)
+    with processes.together():
+        device = processes.device(device)
+        engine = engine_of(models, device, dtype, load_in_8bit, method)
+        tokens = tokenise_rows(engine, dataset.rows, too_long)
     about = depends_on(benchmark, rules, dataset)
     left_out = about["dataset"]["left_out"]
     step = None
@@ -236,12 +225,11 @@ def run_benchmark(
             ):
                 show(step)
     except KeyboardInterrupt:
-        if first:
-            done = f"{step.done} of {step.total}" if step else "no"
-            say(
-                f"Stopped: {done} rows are scored and safe in {out}. Go on with the "
-                "same command and --resume."
-            )
+        done = f"{step.done} of {step.total}" if step else "no"
+        say(
+            f"Stopped: {done} rows are scored and safe in {out}. Go on with the "
+            "same command and --resume."
+        )
         raise typer.Exit(INTERRUPTED) from None
     processes.leave()
     if first:

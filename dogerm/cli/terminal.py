@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from dogerm.errors import DogermError
 
@@ -32,22 +34,31 @@ INTERRUPTED = 130  # as a shell says of a command that Ctrl-C ended
 
 
 class Commands(TyperGroup):
-    """Says what went wrong in one line, without a traceback, and exits with 1."""
+    """Says what went wrong in one line, without a traceback, and exits with 1.
+
+    Of several processes that fail alike only the first says it.
+    """
 
     def invoke(self, ctx: typer.Context) -> Any:
         try:
             outcome = super().invoke(ctx)
             sys.stdout.flush()  # a reader that has gone is met here, not at exit
             return outcome
+        except TyperException as error:  # wrong usage, which is the same in all of them
+            if is_first():
+                raise
+            raise typer.Exit(getattr(error, "exit_code", 2)) from None
         except DogermError as error:
-            message = str(error)
+            message, known = str(error), error.is_said_elsewhere
         except BrokenPipeError:
             raise  # typer ends quietly then
         except OSError as error:
             if error.filename is None or error.strerror is None:
                 raise
             message = f"{error.filename}: {error.strerror.lower()}."
-        print(f"error: {message}", file=sys.stderr)
+            known = getattr(error, "is_said_elsewhere", False)
+        if not known:
+            print(f"error: {message}", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -162,8 +173,15 @@ def counts(tokens: Tokenised) -> str:
     return text
 
 
+def is_first() -> bool:
+    """Whether this process is the first of those that share a run, or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(line: str) -> None:
-    print(line, file=sys.stderr)
+    """A line on standard error; of several processes that share a run only the first speaks."""
+    if is_first():
+        print(line, file=sys.stderr)
 
 
 def print_inspection(found: Inspection) -> None:
