@@ -120,6 +120,11 @@ class Checkpoint:
         scores = any(name.endswith("ForSequenceClassification") for name in classes)
         return scores or "score.weight" in self.tensors
 
+    @property
+    def has_value_head(self) -> bool:
+        """Whether its score head was saved as a value head's, by TRL or LLaMA-Factory."""
+        return any(stored in VALUE_HEAD for _, stored in self._found.values())
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         try:

@@ -25,7 +25,7 @@ from dogerm.checkpoint import (
     head_of,
 )
 from dogerm.errors import OutOfMemory
-from dogerm.family import Family
+from dogerm.family import Family, RewardAt
 from dogerm.hub import check_space, is_here
 from dogerm.live import Int8, Slot, build, devices_named, live_dtype
 from dogerm.merge import METHODS, check_method, merge_parameter
@@ -351,6 +351,21 @@ class Engine:
         """The longest conversation that is read, in tokens."""
         own = self.model.config.max_position_embeddings
         return min(own, self.family.max_tokens or own)
+
+    @property
+    def reward_at(self) -> RewardAt:
+        """Where in a conversation the reward is read: as the family says, else as it was trained.
+
+        transformers' classifiers pass over trailing padding, by its token; value heads
+        were read at the last token.
+        """
+        own = "end" if self.sources.rm.has_value_head else "text-end"
+        return self.family.reward_at or own
+
+    @property
+    def pad_token(self) -> int | None:
+        """The id that the reward model's configuration calls padding."""
+        return self.model.config.get_text_config().pad_token_id
 
     @contextmanager
     def using(self, recipe: Recipe) -> Iterator[Engine]:

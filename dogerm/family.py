@@ -6,9 +6,9 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from dogerm.errors import FamilyError, RecipeError
 from dogerm.recipe import Recipe
@@ -16,6 +16,23 @@ from dogerm.recipe import Recipe
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 FAMILIES = ASSETS / "families"
 
+# Where in a conversation a reward is read: at its last token; at its last that is no padding,
+# as transformers 5 does; at the last before the first padding, as transformers 4 did. Where
+# the padding token also ends a turn, as </s> of Llama 2 can, they are three places.
+RewardAt = Literal["end", "text-end", "first-pad"]
+# What becomes of a conversation with more tokens than are read: refused, left out and
+# counted, or cut at its beginning or its end.
+WhenTooLong = Literal["error", "skip", "cut", "cut-end"]
+
+# How conversations are read: what [paper] in a family file may change.
+_READING = {
+    "system": str,
+    "template": str,
+    "add_special_tokens": bool,
+    "max_tokens": int,
+    "reward_at": str,
+    "too_long": str,
+}
 # What a family file may hold, and what each must be.
 _KEYS = {
     "name": str,
@@ -26,13 +43,11 @@ _KEYS = {
     "lms": dict,
     "notes": dict,
     "default": dict,
-    "system": str,
-    "template": str,
-    "add_special_tokens": bool,
-    "max_tokens": int,
+    "paper": dict,
     "dtype": str,
     "examples": str,
-}
+} | _READING
+_CHOICES = {"reward_at": get_args(RewardAt), "too_long": get_args(WhenTooLong)}
 _CALLED = {str: "text", bool: "true or false", int: "a whole number", dict: "a table"}
 _DTYPES = ("float32", "bfloat16", "float16")
 # A hub id, ORG/NAME, with the revision that is wanted after an @.
@@ -69,6 +84,9 @@ class Family:
         add_special_tokens: let the tokenizer add its own on top of the template's. With
             a template that writes a BOS that makes two, as some RMs were trained.
         max_tokens: limit below the model's own, if any.
+        reward_at: where the reward is read; None: as transformers reads such a model.
+        too_long: what a benchmark does with a longer conversation, unless asked otherwise.
+        paper: what of these the paper's code did otherwise, by name: see `under`.
         dtype: float32, bfloat16 or float16 for the live model; None: chosen by device.
         examples: a JSONL file of worked examples for the page, if any.
     """
@@ -86,6 +104,9 @@ class Family:
     template: str | None = None
     add_special_tokens: bool = False
     max_tokens: int | None = None
+    reward_at: RewardAt | None = None
+    too_long: WhenTooLong = "error"
+    paper: Mapping[str, Any] = field(default_factory=dict)
     dtype: str | None = None
     examples: Path | None = None
 
@@ -120,6 +141,14 @@ class Family:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise FamilyError(f"{path} cannot be read: {error}.") from None
         return _from_toml(data, text, path)
+
+    def under(self, preset: str) -> Family:
+        """The family that reads conversations as a preset does.
+
+        "paper" does as the paper's code where the family's file says how that was;
+        otherwise, and always in "corrected", they are read as the reward model was made to.
+        """
+        return replace(self, **self.paper) if preset == "paper" else self
 
     def recipe(
         self,
@@ -212,6 +241,9 @@ def _from_toml(data: dict[str, Any], text: str, path: Path) -> Family:
         template=data.get("template"),
         add_special_tokens=data.get("add_special_tokens", False),
         max_tokens=data.get("max_tokens"),
+        reward_at=data.get("reward_at"),
+        too_long=data.get("too_long", "error"),
+        paper=data.get("paper", {}),
         dtype=data.get("dtype"),
         examples=(path.parent / data["examples"]) if "examples" in data else None,
     )
@@ -225,13 +257,7 @@ def _from_toml(data: dict[str, Any], text: str, path: Path) -> Family:
 
 def _check(data: dict[str, Any], fail: Callable[..., FamilyError]) -> None:
     """Raises what `fail` makes of the first key that is unknown, missing or not as it must be."""
-    for key, value in data.items():
-        if key not in _KEYS:
-            raise fail(
-                f"unknown key {key!r}. Known keys: {', '.join(sorted(_KEYS))}.", key
-            )
-        if type(value) is not _KEYS[key]:
-            raise fail(f"{key} must be {_CALLED[_KEYS[key]]}, got {value!r:.80}.", key)
+    _check_keys(data, _KEYS, fail)
     for key in ("rm", "lms"):
         if not data.get(key):
             raise fail(f"{key} is missing.", key)
@@ -248,10 +274,33 @@ def _check(data: dict[str, Any], fail: Callable[..., FamilyError]) -> None:
             raise fail(f"[default] holds lam and shares, not {key!r}.", "default", key)
         if key == "shares" and not isinstance(value, dict):
             raise fail("shares must be a table like { math = 1 }.", "default", key)
-    if data.get("max_tokens", 1) < 1:
-        raise fail("max_tokens must be 1 or more.", "max_tokens")
+    _check_keys(data.get("paper", {}), _READING, fail, "paper")
     if data.get("dtype", _DTYPES[0]) not in _DTYPES:
         raise fail(f"dtype must be one of {', '.join(_DTYPES)}.", "dtype")
+
+
+def _check_keys(
+    data: dict[str, Any],
+    known: Mapping[str, type],
+    fail: Callable[..., FamilyError],
+    *table: str,
+) -> None:
+    """Raises what `fail` makes of the first key of a table that is unknown or not as it must be."""
+    for key, value in data.items():
+        if key not in known:
+            raise fail(
+                f"unknown key {key!r}. Known keys: {', '.join(sorted(known))}.",
+                *table,
+                key,
+            )
+        if type(value) is not known[key]:
+            wanted = _CALLED[known[key]]
+            raise fail(f"{key} must be {wanted}, got {value!r:.80}.", *table, key)
+        if key in _CHOICES and value not in _CHOICES[key]:
+            choices = ", ".join(_CHOICES[key])
+            raise fail(f"{key} must be one of {choices}, got {value!r}.", *table, key)
+        if key == "max_tokens" and value < 1:
+            raise fail("max_tokens must be 1 or more.", *table, key)
 
 
 def _line_of(text: str, keys: tuple[str, ...]) -> int | None:

@@ -55,6 +55,7 @@ def of_conversation(engine: Engine) -> dict[str, Any]:
         "system": family.system,
         "template": family.template or engine.tokenizer.chat_template,
         "add_special_tokens": family.add_special_tokens,
+        "reward_at": engine.reward_at,
     }
 
 

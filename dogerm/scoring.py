@@ -6,18 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jinja2 import TemplateError
 
 from dogerm.engine import Batch, Engine
 from dogerm.errors import CheckpointError, InputError, OutOfMemory, TooLong
+from dogerm.family import WhenTooLong
 from dogerm.recipe import Recipe
 
 Prompt = str | Sequence[Mapping[str, str]]  # an instruction, or chat messages
 Group = tuple[Prompt, Sequence[str]]  # a prompt with the responses to it
-WhenTooLong = Literal["error", "skip", "cut"]
 
 # Out of memory, batches are halved down to this many padded tokens.
 SMALLEST_BATCH = 256
@@ -33,7 +32,7 @@ class Tokens:
         sequences: whole conversations, one per response, each ending at the token
             where its reward is read.
         shared: how many leading tokens all of them have in common and are computed once.
-        cut: per response, how many tokens were cut off on the left.
+        cut: per response, how many tokens were cut off for being too long.
     """
 
     sequences: tuple[tuple[int, ...], ...]
@@ -61,7 +60,7 @@ def tokenise(
     Raises:
         InputError: an empty prompt or response, or text that is not valid Unicode.
         TooLong: a conversation has more tokens than the model reads, and too_long is
-            not "cut". With "cut" the beginning is dropped.
+            neither "cut", which drops its beginning, nor "cut-end".
     """
     messages = _with_system(engine, prompt)
     sequences, cut = [], []
@@ -71,14 +70,26 @@ def tokenise(
         check_text(response, who, may_be_empty)
         turn = {"role": "assistant", "content": response}
         ids = _encode(engine, [*messages, turn])
-        if len(ids) > limit and too_long != "cut":
+        if len(ids) > limit and too_long in ("error", "skip"):
             raise TooLong(
                 f"{who} has {len(ids)} tokens together with its prompt; "
                 f"this model reads at most {limit}. Shorten the text."
             )
         cut.append(max(0, len(ids) - limit))
-        sequences.append(tuple(ids[-limit:]))
+        ids = ids[:limit] if too_long == "cut-end" else ids[-limit:]
+        sequences.append(tuple(ids[: _read_to(engine, ids)]))
     return Tokens(tuple(sequences), _shared(sequences), tuple(cut))
+
+
+def _read_to(engine: Engine, ids: Sequence[int]) -> int:
+    """How many of a conversation's tokens the reward depends on: those up to where it is read."""
+    pad = engine.pad_token
+    if engine.reward_at == "end" or pad not in ids:
+        return len(ids)
+    if engine.reward_at == "first-pad":
+        return ids.index(pad) or len(ids)  # transformers 4 took -1 for the last
+    places = range(len(ids) - 1, 0, -1)
+    return next((place + 1 for place in places if ids[place] != pad), 1)
 
 
 def answer_start(engine: Engine, prompt: Prompt, ids: Sequence[int]) -> int:

@@ -135,7 +135,11 @@ DEFAULT_PROMPT = (
 
 def test_the_papers_family_writes_llama_2_chat_with_two_bos_and_one_eos():
     engine = SimpleNamespace(
-        family=Family.load(PAPER), tokenizer=llama_tokenizer(), max_tokens=2048
+        family=Family.load(PAPER),
+        tokenizer=llama_tokenizer(),
+        max_tokens=2048,
+        reward_at="end",
+        pad_token=None,
     )
     tokens = tokenise(engine, " What is 2 + 2? ", ["It is 4.\n"])
     assert engine.tokenizer.decode(tokens.sequences[0]) == (
@@ -164,7 +168,11 @@ def test_llama_2_chat_over_several_turns_and_without_a_system_prompt():
 def test_without_the_setting_a_template_decides_on_its_own_bos():
     family = Family.of("rm", {"m": "lm"})
     engine = SimpleNamespace(
-        family=family, tokenizer=llama_tokenizer(), max_tokens=2048
+        family=family,
+        tokenizer=llama_tokenizer(),
+        max_tokens=2048,
+        reward_at="end",
+        pad_token=None,
     )
     (ids,) = tokenise(engine, "Hi", ["Hello."]).sequences
     assert ids.count(engine.tokenizer.bos_token_id) == 1

@@ -61,9 +61,8 @@ _RULES = {
 RULES = {
     # Its tokenizer was asked to truncate with no side named, so it cut the end of a
     # long answer, where the reward is read.
-    "paper": _RULES
-    | {"too long": "the reference cuts the end; --too-long cut, the beginning"},
-    "corrected": _RULES | {"too long": "cut at the beginning, or skipped"},
+    "paper": _RULES | {"too long": "cut at the end, for a family of the paper's"},
+    "corrected": _RULES | {"too long": "refused, unless the family or the run says"},
 }
 
 

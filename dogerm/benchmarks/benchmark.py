@@ -34,6 +34,8 @@ class Benchmark:
             paired tests, flips and the choice of λ look at.
         groups: in which metrics a row's outcome counts.
         rules: by preset and by subject, what the numbers follow: recorded with them.
+        paper_cuts_end: whether the reference cuts a conversation that is too long at its
+            end, where the reward is read, rather than at its beginning.
         published: numbers to print beside, by model of the paper.
     """
 
@@ -45,6 +47,7 @@ class Benchmark:
     groups: Callable[[Row], tuple[str, ...]]
     rules: Mapping[str, Mapping[str, str]]
     published: Published = field(default_factory=dict)
+    paper_cuts_end: bool = False
 
 
 _BOTH = ("paper", "corrected")
@@ -71,6 +74,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             autoj.groups,
             autoj.RULES,
             autoj.PUBLISHED,
+            paper_cuts_end=True,
         ),
         Benchmark(
             "rewardbench",

@@ -21,7 +21,6 @@ from dogerm.cli.options import (
     Rm,
     Settings,
     Shares,
-    TooLong,
     engine_of,
     family_of,
     recipe_of,
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from dogerm.benchmarks.data import Dataset
     from dogerm.benchmarks.data import Settings as Rules
     from dogerm.benchmarks.generate import Sampling
-    from dogerm.family import Family
+    from dogerm.family import Family, WhenTooLong
     from dogerm.recipe import Recipe
 
 
@@ -92,7 +91,14 @@ def run_benchmark(
     parent: Parent = None,
     layers: Layers = "constant",
     part: Parts = None,
-    too_long: TooLong = "error",
+    too_long: Annotated[
+        Literal["error", "skip", "cut", "cut-end"] | None,
+        typer.Option(
+            "--too-long",
+            help="What to do with a conversation over the model's limit.",
+            show_default="the preset's, for the family",
+        ),
+    ] = None,
     preset: Annotated[
         Literal["paper", "corrected"],
         typer.Option(help="As the reference does it, or as it meant it."),
@@ -184,7 +190,7 @@ def run_benchmark(
             "one, as it does with --cpu. With --multi_gpu it starts them on a CPU too."
         )
     with processes.together():
-        models = family_of(family, rm, lm, parent)
+        models = family_of(family, rm, lm, parent).under(preset)
         recipes = _recipes(models, lam, share, mix, method, set, layers, part)
         rules = Rules(
             data=data,
@@ -214,7 +220,8 @@ def run_benchmark(
     with processes.together():
         device = processes.device(device)
         engine = engine_of(models, device, dtype, load_in_8bit, method)
-        tokens = tokenise_rows(engine, dataset.rows, too_long)
+        when_too_long = too_long or _when_too_long(benchmark, models, preset)
+        tokens = tokenise_rows(engine, dataset.rows, when_too_long)
     about = depends_on(benchmark, rules, dataset)
     left_out = about["dataset"]["left_out"]
     step = None
@@ -290,6 +297,12 @@ def _recipes(
     ]
     plain = next((recipe for recipe in every if recipe.lam == 0), None)
     return [recipe for recipe in every if recipe.lam > 0 or recipe is plain]
+
+
+def _when_too_long(benchmark: Benchmark, family: Family, preset: str) -> WhenTooLong:
+    """What the preset does with a conversation over the limit, for the family."""
+    cuts_end = preset == "paper" and benchmark.paper_cuts_end
+    return "cut-end" if family.too_long == "cut" and cuts_end else family.too_long
 
 
 def _read(benchmark: Benchmark, rules: Rules) -> Dataset:
