@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -29,6 +30,9 @@ CREATE TABLE reward (
     PRIMARY KEY (recipe, row)
 ) WITHOUT ROWID;
 """
+
+# What a disk says that takes no more: full, over a quota or a limit, failing.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 Place = tuple[int, int]  # of a recipe and a row
 
@@ -253,6 +257,17 @@ def _said(error: sqlite3.DatabaseError, path: Path) -> str:
 
 
 @contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Writing to an open file: a full or failing disk, which says no name, gets the file's."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in _DISK:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+
+
+@contextmanager
 def replacing(path: str | Path, binary: bool = False) -> Iterator[IO[Any]]:
     """A UTF-8 text file, or one of bytes, that takes the path's place when the block ends without an error.
 
@@ -262,7 +277,7 @@ def replacing(path: str | Path, binary: bool = False) -> Iterator[IO[Any]]:
     target = Path(os.path.realpath(path))
     mode, encoding = ("wb", None) if binary else ("w", "utf-8")
     if target.exists() and not target.is_file() and not target.is_dir():
-        with target.open(mode, encoding=encoding) as file:
+        with naming(path), target.open(mode, encoding=encoding) as file:
             yield file
         return
     if target.is_dir():
@@ -270,7 +285,7 @@ def replacing(path: str | Path, binary: bool = False) -> Iterator[IO[Any]]:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        with partial.open(mode, encoding=encoding) as file:
+        with naming(path), partial.open(mode, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -18,6 +18,7 @@ from dogerm.benchmarks.data import text
 from dogerm.errors import CheckpointError, InputError
 from dogerm.hub import located
 from dogerm.rows import read_objects
+from dogerm.store import naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -136,7 +137,7 @@ def generate(
     if done == len(asked):
         return
     writer = _Writer.load(model, device, dtype)
-    with _after(out, done) as file:
+    with naming(out), _after(out, done) as file:
         for start in range(done, len(asked), sampling.together):
             batch = asked[start : start + sampling.together]
             seed = f"{sampling.seed}/{start}"

@@ -17,6 +17,7 @@ from typing import TextIO
 
 from dogerm.benchmarks.jail import PASSED, TIME
 from dogerm.errors import InputError
+from dogerm.store import naming
 
 __all__ = ["PASSED", "TIME", "verdicts"]
 
@@ -55,7 +56,10 @@ def verdicts(
             jails: SimpleQueue[_Jail] = SimpleQueue()
             for _ in range(count):
                 jails.put(stack.enter_context(_jail()))
-            file = stack.enter_context(_open(kept)) if kept else None
+            file = None
+            if kept:
+                stack.enter_context(naming(kept))
+                file = stack.enter_context(_open(kept))
 
             def judge(program: str) -> str:
                 jail = jails.get()

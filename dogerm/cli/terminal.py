@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -53,9 +54,13 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             raise  # typer ends quietly then
         except OSError as error:
-            if error.filename is None or error.strerror is None:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if error.strerror is None or (error.filename is None and not full):
                 raise
-            message = f"{error.filename}: {error.strerror.lower()}."
+            message = f"{error.filename or 'output'}: {error.strerror.lower()}."
+            if full:
+                message += " What was there is as it was. Make room, and run it again."
+                _forget_output()
             known = getattr(error, "is_said_elsewhere", False)
         if not known:
             print(f"error: {message}", file=sys.stderr)
@@ -171,6 +176,15 @@ def counts(tokens: Tokenised) -> str:
     if tokens.cut:
         text += f", {tokens.cut} conversations cut"
     return text
+
+
+def _forget_output() -> None:
+    """What could not be written to standard output is not tried again at exit."""
+    with suppress(OSError):
+        sys.stdout.flush()
+        return
+    with suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_first() -> bool:
