@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dogerm.benchmarks.data import (
     Dataset,
+    Objects,
     Rewards,
     Settings,
     gathered,
@@ -56,6 +59,8 @@ SECTIONS: dict[str, dict[str, int]] = {
     },
 }
 MATH = "math-prm"
+# Rows of each subset in the published set.
+COUNTS = {name: n for own in SECTIONS.values() for name, n in own.items()} | {MATH: 447}
 SUBSETS = tuple(subset for section in SECTIONS.values() for subset in section)
 
 # DogeRM's copy of upstream's table has these two the other way round.
@@ -103,7 +108,8 @@ def read(settings: Settings) -> Dataset:
 
     Raises:
         InputError: a row lacks prompt, chosen, rejected or subset, or its subset is
-            none of the 23; an id comes twice within a subset of a file.
+            none of the 23; an id comes twice within a subset of a file; the hub set has
+            not as many rows of each subset as were published.
     """
     found, source = objects(settings, REPOSITORY, FILES)
     seen: dict[str, int] = {}
@@ -122,7 +128,26 @@ def read(settings: Settings) -> Dataset:
             id += f"#{seen[id]}" if seen[id] > 1 else ""
         return row_of(data, where, id, may_be_empty=True)
 
-    return gathered(found, pair, settings, source)
+    dataset = gathered(found, pair, settings, source)
+    if settings.data is None:
+        odd = _odd_counts(found)
+        if odd and settings.bad_rows == "stop":
+            raise InputError(
+                f"{REPOSITORY}: {'; '.join(odd.values())}. Pass the --revision that is "
+                "wanted, or --bad-rows skip to go on with these and have it counted."
+            )
+        return replace(dataset, left_out=dict(dataset.left_out) | odd)
+    return dataset
+
+
+def _odd_counts(found: Objects) -> dict[str, str]:
+    """By subset, a sentence where the hub set has more or fewer rows than were published."""
+    there = Counter(data.get("subset") for _, data in found)
+    return {
+        f"subset {name}": f"{name} has {there[name]} rows, not {wanted}"
+        for name, wanted in COUNTS.items()
+        if there[name] != wanted
+    }
 
 
 def metrics(
