@@ -1,5 +1,9 @@
 """Rows from CSV and Parquet say the same as from JSON Lines."""
 
+import math
+from datetime import datetime
+from decimal import Decimal
+
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -49,4 +53,28 @@ def test_parquet_reads_as_the_same_pairs_and_rubbish_is_named(tmp_path):
     assert row.data == PAIR and row.where == "row 1 of pairs.parquet"
     path.write_bytes(b"rubbish")
     with pytest.raises(InputError, match="pairs.parquet is not a Parquet file"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("made", datetime(2024, 7, 1)),
+        ("weight", math.nan),
+        ("price", Decimal("1.5")),
+        ("raw", b"\x00"),
+    ],
+)
+def test_a_parquet_value_without_a_form_in_json_is_named(tmp_path, column, value):
+    path = tmp_path / "odd.parquet"
+    table = pyarrow.Table.from_pylist([PAIR | {column: None}, PAIR | {column: value}])
+    pyarrow.parquet.write_table(table, path)
+    with pytest.raises(InputError, match=f"row 2 of odd.parquet: {column} holds"):
+        read_rows(path)
+
+
+def test_a_csv_column_that_comes_twice_is_named(tmp_path):
+    path = tmp_path / "twice.csv"
+    path.write_text("prompt,chosen,rejected,chosen\na,b,c,d\n")
+    with pytest.raises(InputError, match="twice.csv has two columns named chosen"):
         read_rows(path)
