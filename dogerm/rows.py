@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +198,9 @@ def _csv(data: bytes, name: str) -> list[tuple[str, dict[str, Any]]]:
     found = []
     try:
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        names = Counter(table.fieldnames or ())
+        if twice := [column for column, count in names.items() if count > 1]:
+            raise InputError(f"{name} has two columns named {twice[0]}.")
         begin = 2  # line 1 holds the names of the columns
         for fields in table:
             where = f"line {begin} of {name}"
@@ -221,7 +225,22 @@ def _parquet(data: bytes, name: str) -> list[tuple[str, dict[str, Any]]]:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{name} is not a Parquet file: {error}.") from None
-    return [(f"row {number} of {name}", row) for number, row in enumerate(table, 1)]
+    found = [(f"row {number} of {name}", row) for number, row in enumerate(table, 1)]
+    for where, row in found:
+        for key, value in row.items():
+            _check_value(value, f"{where}: {key}")
+    return found
+
+
+def _check_value(value: Any, who: str) -> None:
+    """InputError for what JSON, in which every row is kept and written, has no form for."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (TypeError, ValueError, RecursionError):
+        raise InputError(
+            f"{who} holds {value!r:.60}, which JSON has no form for. Leave that column "
+            "out, or make it text."
+        ) from None
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
