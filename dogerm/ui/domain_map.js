@@ -13,7 +13,7 @@
       const total = map.domains.reduce((sum, name) => sum + (shares[name] || 0), 0);
       if (total) Object.assign(figure.data[2], { x: [window.dogerm.view.lam], y: [(shares[second] || 0) / total] });
     }
-    window.dogerm.plot(place, figure);
+    window.dogerm.plot(place, figure, "Domain map");
     place.removeAllListeners("plotly_click");
     place.on("plotly_click", ({ points: [point] }) => choose(point));
   }
@@ -30,7 +30,7 @@
       const label = document.createElement("label");
       const input = document.createElement("input");
       Object.assign(input, { type: "radio", name: "dogerm-map-pair", value: name, checked: name === pair });
-      label.append(input, window.dogerm.t(" {0} or {1}", name[0], name[1]));
+      label.append(input, window.dogerm.t("{0} or {1}", name[0], name[1]));
       return label;
     })));
   }

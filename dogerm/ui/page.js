@@ -38,9 +38,9 @@ Object.assign(window.dogerm, (() => {
   }
 
   function flips() {
-    if (!view.curve || !view.frame.done) return "Looking for flips…";
+    if (!view.curve || !view.frame.done) return t("Looking for flips…");
     const found = view.curve.flips;
-    if (!found.length) return "The top response is the same at every λ.";
+    if (!found.length) return t("The top response is the same at every λ.");
     const each = found.map((f) => `λ ≈ ${f.lam.toFixed(2)} (${letter(f.before)} → ${letter(f.after)})`);
     return t("The ranking flips at {0}.", each.join(", "));
   }
@@ -70,8 +70,11 @@ Object.assign(window.dogerm, (() => {
   function reward(kind, value, mean, scale, rank, first, exact) {
     const cell = element("div", `reward ${kind}${first ? " first" : ""}`);
     cell.dataset.value = value;
-    const line = element("span", "line");
-    line.append(element("span", "number", `${exact ? "" : "≈ "}${fixed(value)}`));
+    const line = element("span", "line"), number = element("span", "number", `${exact ? "" : "≈ "}${fixed(value)}`);
+    number.dataset.name = kind === "base" ? t("base") : "DogeRM"; // seen where no head stands above
+    cell.setAttribute("role", "group");
+    cell.setAttribute("aria-label", kind === "base" ? t("base RM") : "DogeRM");
+    line.append(number);
     line.append(element("span", "rank", t(first ? "★ rank {0}" : "rank {0}", rank)));
     cell.append(line, bar(kind, value - mean, scale));
     return cell;
@@ -91,6 +94,7 @@ Object.assign(window.dogerm, (() => {
     const cards = view.frame.texts.map((text, i) => {
       const card = element("article", "card");
       card.dataset.response = letter(i);
+      card.setAttribute("aria-label", t("Response {0}", letter(i)));
       const name = element("div", "name");
       name.append(element("span", "letter", letter(i)), own("span", "snippet", text.slice(0, 160)));
       if (view.figures) name.firstChild.style.color = view.figures.raw.data[i].line.color;
@@ -161,20 +165,27 @@ Object.assign(window.dogerm, (() => {
     if (!figure) return;
     if (view.plotted !== figure) {
       view.plotted = figure;
-      drawFigure(plot, { ...figure, layout: { ...figure.layout, height: plot.clientHeight } });
+      drawFigure(plot, { ...figure, layout: { ...figure.layout, height: plot.clientHeight } }, "Reward against λ");
     }
     Plotly.relayout(plot, { "shapes[0].x0": view.lam, "shapes[0].x1": view.lam, "shapes[0].visible": true });
   }
 
-  // Draws a figure, as the server made it, in the page's language, ink and type size. The
-  // figure is left as it is; what hears a click on the place goes on hearing it.
-  function drawFigure(place, figure) {
+  // Draws a figure, as the server made it, in the page's language, ink and type size; `label`
+  // names it to a screen reader. The figure is left as it is.
+  function drawFigure(place, figure, label) {
     const { data, layout } = window.dogerm.figure(figure);
+    place.setAttribute("role", "figure");
+    place.setAttribute("aria-label", t(label ?? "Chart"));
     const style = getComputedStyle(place), ink = style.getPropertyValue("--ink").trim();
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     layout.font = { ...layout.font, color: ink, size: 0.81 * rem };
     layout.hoverlabel = { ...layout.hoverlabel, bgcolor: style.getPropertyValue("--paper").trim(), font: { ...layout.hoverlabel?.font, color: ink } };
     return Plotly.react(place, data, layout, { responsive: true, displaylogo: false, displayModeBar: "hover", ...window.dogerm.locale() });
+  }
+
+  // A text that is as it was is not written, and not heard, again.
+  function write(node, text) {
+    if (node.textContent !== text) node.textContent = text;
   }
 
   function draw() {
@@ -187,10 +198,12 @@ Object.assign(window.dogerm, (() => {
     const now = current();
     const stale = view.frame ? staleness() : "";
     results.dataset.state = stale ? "stale" : now ? (now.exact ? "exact" : "near") : "waiting";
-    byId("stale").textContent = stale;
+    // What is heard: the answer, once it is exact, and not each value of a drag.
+    byId("said").setAttribute("aria-live", now && !now.exact ? "off" : "polite");
+    write(byId("stale"), t(stale));
     if (!now) return;
-    byId("verdict").textContent = t(now.exact ? "{0}" : "≈ {0}", verdict(now.base, now.merged));
-    byId("flips").textContent = stale ? "" : flips();
+    write(byId("verdict"), t(now.exact ? "{0}" : "≈ {0}", verdict(now.base, now.merged)));
+    write(byId("flips"), stale ? "" : flips());
     drawCards(now);
     drawPlot();
   }

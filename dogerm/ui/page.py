@@ -344,6 +344,7 @@ def _header(studio: Studio) -> str:
     )
     return f"""
     <header>
+      <a class="skip" href="#panels">Skip to the panels</a>
       <h1>DogeRM Studio</h1>
       <p class="what">A reward model learns a domain by merging weights.
         <a href="{PAPER}" target="_blank" rel="noopener">The paper</a></p>
@@ -356,7 +357,7 @@ def _header(studio: Studio) -> str:
 def _results() -> str:
     return """
     <section id="dogerm-results" data-state="waiting">
-      <div role="status" aria-live="polite">
+      <div id="said" role="status" aria-live="polite">
         <p id="verdict">Merging…</p>
         <p class="under"><span id="flips"></span> <span id="stale"></span></p>
       </div>

@@ -54,7 +54,9 @@
     top.append(head);
     for (const row of found.slice(0, most)) {
       const line = make("tr");
-      const link = own("button", "open", row.where.replace(/ of .*/, "") + (row.domain ? ` · ${row.domain}` : ""));
+      const [, kind, number] = row.where.match(/^(line|row) (\d+)/);
+      const where = kind === "line" ? t("line {0}", number) : t("row {0}", number);
+      const link = make("button", "open", row.domain ? t("{0} · {1}", where, row.domain) : where);
       link.dataset.place = row.place;
       link.title = "Open this pair above";
       const first = make("td");
@@ -76,7 +78,7 @@
     const narrow = place.clientWidth < 560; // the legend needs lines of its own
     figure.layout.height = narrow ? 400 : 320;
     if (narrow) Object.assign(figure.layout, { legend: { orientation: "h", y: -0.22, yanchor: "top" }, margin: { ...figure.layout.margin, b: 120 } });
-    window.dogerm.plot(place, figure);
+    window.dogerm.plot(place, figure, "Accuracy against λ");
   }
 
   function save(kind) {

@@ -40,7 +40,7 @@
     const all = { Link: link(), ...forms };
     place.replaceChildren(...Object.entries(all).map(([name, text]) => {
       const block = make("figure", name === "Link" ? "written link" : "written");
-      const head = make("figcaption", "", name), button = make("button", "copy", name === "Link" ? "Copy link" : window.dogerm.t("Copy {0}", name));
+      const head = make("figcaption", "", name), button = make("button", "copy", name === "Link" ? "Copy link" : window.dogerm.t("Copy {0}", window.dogerm.t(name)));
       button.addEventListener("click", () => copy(button, text));
       head.append(button);
       block.append(head, Object.assign(make("pre", "", text.trimEnd()), { translate: false }));

@@ -11,13 +11,13 @@ from dogerm.ui.controls import Controls
 from dogerm.ui.playground import ENGINE, QUIET, check_responses, errors_for_people
 
 SHELL = """
-<section id="tokens" aria-live="polite">
+<section id="tokens">
   <p class="lead">The reward as it would be if the answer stopped after each token.
     <span class="more">DogeRM gives this token more</span> than the base RM does, or
     <span class="less">less</span>. Lines: <b class="base">base RM</b> and
     <b class="merged">DogeRM</b>, each from its own start. A reward model is trained to be
     read at the end only; before it, this is a look inside.</p>
-  <p id="parting"></p>
+  <p id="parting" role="status" aria-live="polite"></p>
   <div id="readings"></div>
 </section>"""
 
