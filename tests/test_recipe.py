@@ -23,6 +23,12 @@ def test_coefficients_sum_to_one_and_read_like_the_formula():
     assert recipe.formula == "0.65·RM + 0.10·code + 0.25·math"
 
 
+def test_a_number_too_large_for_any_is_one_sentence():
+    for lam, shares in ((10**400, {"math": 1}), (0.5, {"math": 10**400})):
+        with pytest.raises(RecipeError, match="must be a number"):
+            Recipe(lam, shares)
+
+
 def test_json_round_trip():
     recipe = Recipe(0.35, {"math": 5, "code": 2}, "ties", {"density": 0.5})
     assert Recipe.from_json(recipe.to_json()) == recipe
