@@ -164,7 +164,7 @@ def checked_lam(lam: Any) -> float:
     """lam as a float in [0, 1], or RecipeError. Never clamped: a slip must be seen."""
     try:
         value = float(lam)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RecipeError(f"λ must be a number between 0 and 1, got {lam!r}.") from None
     if not 0 <= value <= 1:  # also false for NaN
         raise RecipeError(f"λ must be between 0 and 1, got {value:g}.")
@@ -250,7 +250,7 @@ def _checked_layers(layers: str | Sequence[float]) -> str | tuple[float, ...]:
     try:
         numbers = layers.split(",") if isinstance(layers, str) else layers
         factors = tuple(float(number) for number in numbers)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RecipeError(f"{wanted}, got {layers!r}.") from None
     for layer, factor in enumerate(factors):
         if not 0 <= factor <= 1:  # also true for NaN
@@ -269,7 +269,7 @@ def _checked_parts(parts: Mapping[str, float]) -> dict[str, float]:
             )
         try:
             value = float(factor)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             value = math.nan
         if not 0 <= value <= 1:
             raise RecipeError(
@@ -284,7 +284,7 @@ def _normalised(shares: Mapping[str, float]) -> dict[str, float]:
     for name, share in shares.items():
         try:
             value = float(share)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             value = math.nan
         if not (math.isfinite(value) and value >= 0):
             raise RecipeError(

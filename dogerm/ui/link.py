@@ -37,7 +37,7 @@ def read_link(text: str, studio: Studio) -> Example:
         check_text(prompt, "the instruction")
         for index, response in enumerate(responses):
             check_text(response, f"response {letter(index)}")
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise InputError("the link lacks a part, or one is not of its kind.") from None
     except DogermError as error:
         raise InputError(f"the link cannot be followed: {error}") from None
