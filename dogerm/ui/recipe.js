@@ -15,7 +15,9 @@
     const text = btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
     const space = byId("recipe").dataset.space;
     const page = space ? `https://huggingface.co/spaces/${space}` : location.origin + location.pathname;
-    return `${page}?s=${text.replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "")}`;
+    const address = `${page}?s=${text.replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "")}`;
+    // A server takes an address no longer than this; in front of a Space another one does.
+    return address.length > (space ? 8000 : 32_000) ? "" : address;
   }
 
   async function copy(button, text) {
@@ -37,8 +39,9 @@
   window.dogerm.recipe = (forms) => {
     const place = byId("recipe-forms");
     if (!forms || !place || !window.dogerm.view.frame) return;
-    const all = { Link: link(), ...forms };
-    place.replaceChildren(...Object.entries(all).map(([name, text]) => {
+    const address = link(), all = { ...(address && { Link: address }), ...forms };
+    const long = "The texts are too long for a link. Save a recording in the Export tab instead.";
+    place.replaceChildren(...(address ? [] : [make("p", "long", long)]), ...Object.entries(all).map(([name, text]) => {
       const block = make("figure", name === "Link" ? "written link" : "written");
       const head = make("figcaption", "", name), button = make("button", "copy", name === "Link" ? "Copy link" : window.dogerm.t("Copy {0}", window.dogerm.t(name)));
       button.addEventListener("click", () => copy(button, text));
