@@ -14,6 +14,7 @@ from dogerm.engine import Batch, Engine
 from dogerm.errors import CheckpointError, InputError, OutOfMemory, TooLong
 from dogerm.family import WhenTooLong
 from dogerm.recipe import Recipe
+from dogerm.texts import check_text, letter
 
 Prompt = str | Sequence[Mapping[str, str]]  # an instruction, or chat messages
 Group = tuple[Prompt, Sequence[str]]  # a prompt with the responses to it
@@ -38,11 +39,6 @@ class Tokens:
     sequences: tuple[tuple[int, ...], ...]
     shared: int
     cut: tuple[int, ...]
-
-
-def letter(index: int) -> str:
-    """Name of a response for people: A, B, …, Z, then 27, 28, …"""
-    return chr(ord("A") + index) if index < 26 else str(index + 1)
 
 
 def tokenise(
@@ -198,20 +194,6 @@ def score(
     """
     items = [tokenise(engine, prompt, texts, too_long) for prompt, texts in groups]
     return rewards(engine, recipe, items)
-
-
-def check_text(text: str, who: str, may_be_empty: bool = False) -> None:
-    """InputError, which calls the text `who`, unless it is text with something in it."""
-    if not isinstance(text, str):
-        raise InputError(f"{who} must be text, got {text!r:.80}.")
-    if not may_be_empty and not text.strip():
-        raise InputError(f"{who} is empty. Write something in it.")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{who} is not valid Unicode at character {error.start + 1}."
-        ) from None
 
 
 def chat_messages(prompt: Prompt) -> list[dict[str, str]]:
