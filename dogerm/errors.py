@@ -46,3 +46,7 @@ class StoreError(DogermError):
 
 class PeerError(DogermError):
     """Another program that dogerm is measured against, and that cannot be run."""
+
+
+class RecordingError(DogermError):
+    """A recording that is none, of another version, damaged, or of other weights."""

@@ -34,7 +34,7 @@ from dogerm.hub import is_weights
 from dogerm.live import device_named, dtype_named
 from dogerm.merge import METHODS, check_method
 from dogerm.plan import size_text
-from dogerm.provenance import of_models, versions
+from dogerm.provenance import of_models, published, shown, versions
 from dogerm.recipe import Recipe
 from dogerm.weights import one_line
 
@@ -210,7 +210,7 @@ def export(
             left_out=tuple(constants),
             appended=fit.vocabulary.appended,
             tokens_added=set(fit.vocabulary.appended) <= set(tokenizer.get_vocab()),
-            models=_published(of_models(used)),
+            models=published(of_models(used)),
             seconds=time.perf_counter() - started,
         )
         name = str(precision).removeprefix("torch.")
@@ -481,14 +481,6 @@ def _added(token: str, lms: Mapping[str, Checkpoint]) -> AddedToken | str:
     return token
 
 
-def _published(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The models with a folder's name for its path: the files are made to be published."""
-    return {
-        name: {**model, "source": _shown(model["source"])}
-        for name, model in models.items()
-    }
-
-
 def _record(family: Family, recipe: Recipe, result: Export, dtype: str) -> dict:
     return {
         "recipe": recipe.to_json(),
@@ -509,7 +501,7 @@ def _card(family: Family, recipe: Recipe, result: Export, dtype: str) -> str:
     sources = {"rm": family.rm} | {name: family.lms[name] for name in recipe.shares}
     hub = [s for s in sources.values() if not Path(s).is_dir()]
     parts = "\n".join(
-        f"| {_called(name)} | `{_shown(sources[name])}` | {part:.4g} |"
+        f"| {_called(name)} | `{shown(sources[name])}` | {part:.4g} |"
         for name, part in recipe.coefficients.items()
     )
     options = ", ".join(f"{name} = {value}" for name, value in recipe.options.items())
@@ -556,11 +548,6 @@ def _file_rows(models: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _called(name: str) -> str:
     return "reward model" if name == "rm" else name
-
-
-def _shown(source: str) -> str:
-    """A hub id as it is; of a folder its name, as a card is made to be published."""
-    return Path(source).resolve().name if Path(source).is_dir() else source
 
 
 def _appended(result: Export) -> str:

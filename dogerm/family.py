@@ -150,6 +150,11 @@ class Family:
         """
         return replace(self, **self.paper) if preset == "paper" else self
 
+    @property
+    def recording(self) -> Path | None:
+        """Where the examples' curves are recorded, if they are: beside the examples."""
+        return self.examples and self.examples.with_suffix(".recording.json")
+
     def recipe(
         self,
         lam: float | None = None,

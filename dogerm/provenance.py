@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,10 @@ from dogerm.checkpoint import Checkpoint
 from dogerm.engine import Engine
 from dogerm.family import Family
 from dogerm.hub import needed
+from dogerm.recording import Made
 from dogerm.rows import Row
+
+CARD = "README.md"  # of a model: rewards do not depend on it
 
 
 def described(family: Family) -> dict[str, Any]:
@@ -29,8 +34,12 @@ def described(family: Family) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions that numbers and files are stamped with."""
-    packages = {name: version(name) for name in ("torch", "transformers")}
-    return {"dogerm": dogerm.__version__} | packages
+    return {"dogerm": dogerm.__version__, **_packages()}
+
+
+@cache
+def _packages() -> Mapping[str, str]:
+    return {name: version(name) for name in ("torch", "transformers")}
 
 
 def of_engine(engine: Engine) -> dict[str, Any]:
@@ -74,6 +83,48 @@ def of_models(models: Mapping[str, Checkpoint]) -> dict[str, Any]:
         name: {"source": model.source} | _content(model.folder)
         for name, model in named.items()
     }
+
+
+def published(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The models with a folder's name for its path, for files that are given to others."""
+    return {
+        name: {**model, "source": shown(model["source"])}
+        for name, model in models.items()
+    }
+
+
+def shown(source: str) -> str:
+    """A hub id as it is; of a folder its name."""
+    return Path(source).resolve().name if Path(source).is_dir() else source
+
+
+def made_on(engine: Engine, with_models: bool = False) -> Made:
+    """What a curve is stamped with that is measured now.
+
+    Args:
+        with_models: also the models' files by SHA-256: reads every file of a local
+            folder once.
+    """
+    family = engine.family
+    return Made(
+        family=family.title or family.name,
+        parameters=engine.size,
+        device=device_name(engine.device),
+        dtype=engine.dtype,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions(),
+        models=models_of(engine) if with_models else {},
+    )
+
+
+def models_of(engine: Engine) -> dict[str, Any]:
+    """The files that the engine's rewards come from, by SHA-256, as they may be published."""
+    models = published(of_models({"rm": engine.sources.rm, **engine.sources.lms}))
+    for model in models.values():
+        model["files"] = {
+            name: digest for name, digest in model["files"].items() if name != CARD
+        }
+    return models
 
 
 def of_files(models: Mapping[str, Checkpoint]) -> dict[str, Any]:

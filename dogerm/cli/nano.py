@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dogerm.cli.options import Device, Shares, numbers_by_name
+from dogerm.cli.options import Device, FamilyName, Shares, numbers_by_name
 from dogerm.cli.terminal import INTERRUPTED, group, output, progress, quieten, say
 
 nano = group("The embedded family of tiny models: train, make pairs, report.")
@@ -79,6 +79,20 @@ def nano_report(
     report(directory, pairs, problems)
     output(None)
     print((directory / "report.md").read_text(encoding="utf-8"))
+
+
+@nano.command("record")
+def nano_record(family: FamilyName = None) -> None:
+    """Record the curves of a family's examples, which the page shows before any is computed.
+
+    To be run again whenever the weights or the examples have changed: a recording of other
+    weights is not shown.
+    """
+    from dogerm.family import Family
+    from dogerm.nano.record import record
+
+    quieten()
+    say(f"Wrote {record(Family.load(family or 'nano'))}.")
 
 
 @nano.command("methods")
