@@ -26,6 +26,8 @@ from dogerm.scoring import (
 
 _MARK = b"\xef\xbb\xbf"  # a byte order mark, from some editors
 
+WANTED = "A row needs prompt with chosen and rejected, or with responses."
+
 Found = TypeVar("Found")
 
 
@@ -132,7 +134,7 @@ def row_of(
         InputError: it is neither; names `where` it stands.
     """
     if "prompt" not in data:
-        raise InputError(f"{where}: prompt is missing{_had(data)}.")
+        raise InputError(f"{where}: prompt is missing{_had(data)}. {WANTED}")
     is_pair = "chosen" in data or "rejected" in data
     if is_pair and "responses" in data:
         raise InputError(
@@ -146,6 +148,16 @@ def row_of(
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     return Row(where, data, data["prompt"], responses, is_pair, id, may_be_empty)
+
+
+def check_pairs(rows: Sequence[Row]) -> None:
+    """InputError for a row that is no preference pair."""
+    for row in rows:
+        if not row.is_pair:
+            raise InputError(
+                f"{row.where}: a pair needs chosen and rejected; this row has "
+                f"{', '.join(row.data)}."
+            )
 
 
 def tokenise_rows(
@@ -281,7 +293,7 @@ def _no_constant(name: str) -> NoReturn:
 def _pair(data: Mapping[str, Any], may_be_empty: bool) -> tuple[str, ...]:
     for key in ("chosen", "rejected"):
         if key not in data:
-            raise InputError(f"{key} is missing{_had(data)}.")
+            raise InputError(f"{key} is missing{_had(data)}. {WANTED}")
         check_text(data[key], key, may_be_empty)
     return data["chosen"], data["rejected"]
 

@@ -36,7 +36,7 @@ def as_options(recipe: Recipe) -> str:
 
 def as_source(family: Family) -> str:
     """The family's options of any command: by its name, or model by model."""
-    if _is_shipped(family):
+    if is_shipped(family):
         return f"--family {family.name}"
     words = ["--rm", family.rm]
     for name, source in family.lms.items():
@@ -53,7 +53,7 @@ def as_command(family: Family, recipe: Recipe) -> str:
 def as_python(family: Family, recipe: Recipe) -> str:
     """A program that loads the models and scores with the merge."""
     source = f"Family.load({family.name!r})"
-    if not _is_shipped(family):
+    if not is_shipped(family):
         parent = f", parent={family.parent!r}" if family.parent else ""
         source = f"Family.of({family.rm!r}, {dict(family.lms)!r}{parent})"
     words = [f"{recipe.lam!r}", f"{dict(recipe.shares)!r}"]
@@ -68,5 +68,6 @@ def as_python(family: Family, recipe: Recipe) -> str:
     return PYTHON.format(family=source, recipe=f"Recipe({', '.join(words)})")
 
 
-def _is_shipped(family: Family) -> bool:
+def is_shipped(family: Family) -> bool:
+    """Whether the family is one in assets/families, unchanged."""
     return family.name in names() and Family.load(family.name) == family

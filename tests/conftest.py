@@ -111,9 +111,8 @@ def engine(family) -> Engine:
     return Engine.load(family, device="cpu", dtype="float32")
 
 
-@pytest.fixture(scope="module")
-def url(folders, tmp_path_factory):
-    root = tmp_path_factory.mktemp("family")
+def family_file(folders, root: Path) -> Path:
+    """The tiny family with two examples, as a TOML file in root."""
     examples = [
         {"title": "Primes", "prompt": PROMPT, "responses": ANSWERS},
         {"title": "Two", "prompt": "Say <b>hi</b>.", "responses": ["Hi!", "<i>No</i>"]},
@@ -125,12 +124,21 @@ def url(folders, tmp_path_factory):
         f'[lms]\nmath = "{folders["plain"]}"\ncode = "{folders["padded"]}"\n'
         "[default]\nlam = 0.5\n"
     )
+    return root / "tiny.toml"
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def url(folders, tmp_path_factory):
     from dogerm.ui import serve
 
-    app = serve(root / "tiny.toml", port=port, device="cpu", block=False)
+    file, port = family_file(folders, tmp_path_factory.mktemp("family")), free_port()
+    app = serve(file, port=port, device="cpu", block=False)
     yield f"http://127.0.0.1:{port}/"
     app.close()
 

@@ -368,7 +368,7 @@ def test_no_sideways_scroll_and_the_first_view_holds_what_matters(
 def test_typed_endpoints_score_and_curve(url, engine):
     client = Client(url, verbose=False)
     api = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(api) == {"/score", "/curve"}
+    assert set(api) == {"/score", "/curve", "/pairs", "/merge_report"}
     found = client.predict(
         PROMPT, ANSWERS, 0.4, {"math": 3, "code": 1}, api_name="/score"
     )

@@ -33,14 +33,18 @@ def serve(
         host, port: where to listen; None: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT,
             else 127.0.0.1:7860.
         share: a public link through Gradio's tunnel.
-        public: for strangers: a queue with an end, no paths read from visitors.
+        public: for strangers: one family, and the limits PUBLIC in dogerm/ui/limits.py.
         offline: never ask the hub.
         block: wait until interrupted.
     """
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    from starlette.middleware import Middleware
+
     from dogerm.engine import Engine
     from dogerm.family import Family
+    from dogerm.ui.guard import MEGABYTE, RequestSize
+    from dogerm.ui.limits import LOCAL, PUBLIC
     from dogerm.ui.page import build
     from dogerm.ui.studio import Studio
     from dogerm.ui.theme import CSS, HEAD, theme
@@ -49,7 +53,8 @@ def serve(
     name = family.name if made else str(family)
     family = family if made else Family.load(family)
     engine = Engine.load(family, device, dtype, load_in_8bit)
-    app = build(Studio(engine, name), public).queue(max_size=64 if public else None)
+    limits = PUBLIC if public else LOCAL
+    app = build(Studio(engine, name), public).queue(max_size=limits.waiting)
     app.launch(
         server_name=host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
         server_port=port or int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
@@ -60,7 +65,10 @@ def serve(
         footer_links=["api"],
         ssr_mode=False,
         run_history=False,
-        max_file_size="4mb" if public else "64mb",
+        max_file_size=limits.megabytes * MEGABYTE,
+        app_kwargs={
+            "middleware": [Middleware(RequestSize, megabytes=limits.megabytes)]
+        },
         show_error=True,
         quiet=not block,
         prevent_thread_lock=not block,

@@ -10,6 +10,7 @@ import gradio as gr
 
 from dogerm.recipe import Recipe
 from dogerm.ui import options
+from dogerm.ui.limits import Limits
 from dogerm.ui.studio import Studio
 
 
@@ -30,6 +31,7 @@ class Controls:
         count: how many of the response boxes are shown.
         shares: a slider per domain; those beyond the family's domains are hidden.
         options: a widget per name of a method's option; only the chosen method's are shown.
+        limits: what one visitor may ask for.
     """
 
     studio: Studio
@@ -40,6 +42,7 @@ class Controls:
     count: gr.State
     boxes: Sequence[gr.Textbox]
     options: options.Widgets
+    limits: Limits
 
     @property
     def inputs(self) -> list[gr.components.Component]:
@@ -53,6 +56,7 @@ class Controls:
 
         Raises:
             RecipeError: they name no recipe of the live family.
+            InputError: there is more text than the page takes.
         """
         lam, method, *rest = values
         shares, rest = rest[: len(self.shares)], rest[len(self.shares) :]
@@ -66,6 +70,6 @@ class Controls:
             options.given(method, list(self.options), set_to),
         )
         # A box that was never shown arrives as None.
-        return Request(
-            recipe, prompt or "", [text or "" for text in texts[: int(count)]]
-        )
+        prompt, responses = prompt or "", [text or "" for text in texts[: int(count)]]
+        self.limits.check_texts(prompt, responses)
+        return Request(recipe, prompt, responses)

@@ -13,12 +13,7 @@ from dogerm.errors import InputError
 from dogerm.scoring import letter
 from dogerm.sweep import map_domains
 from dogerm.ui.controls import Controls
-from dogerm.ui.playground import (
-    LONG,
-    QUIET,
-    check_responses,
-    errors_for_people,
-)
+from dogerm.ui.playground import LONG, QUIET, errors_for_people
 
 SHELL = """
 <section id="map">
@@ -42,7 +37,6 @@ def build(controls: Controls, public: bool) -> None:
     def run(*values: Any) -> Iterator[dict[str, Any]]:
         with errors_for_people():
             asked = controls.request(values)
-            check_responses(asked.responses)
             engine = controls.studio.engine
             domains = _mixed(engine.family.lms, asked.recipe.shares)
             for done, total, mapped in map_domains(

@@ -11,13 +11,13 @@ from dogerm.errors import DogermError, InputError
 from dogerm.family import Example
 from dogerm.merge import check_method
 from dogerm.scoring import check_text, letter
-from dogerm.ui.playground import check_responses
+from dogerm.ui.limits import Limits
 from dogerm.ui.studio import Studio
 
 LONGEST = 200_000  # characters of a link
 
 
-def read_link(text: str, studio: Studio) -> Example:
+def read_link(text: str, studio: Studio, limits: Limits) -> Example:
     """What a link holds, as an example: base64url of JSON with the keys of `Example`.
 
     Raises:
@@ -33,7 +33,7 @@ def read_link(text: str, studio: Studio) -> Example:
         prompt, responses = data["prompt"], data["responses"]
         if not isinstance(responses, list):
             raise InputError("its responses are no list.")
-        check_responses(responses)
+        limits.check_texts(prompt, responses)
         check_text(prompt, "the instruction")
         for index, response in enumerate(responses):
             check_text(response, f"response {letter(index)}")

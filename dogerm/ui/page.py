@@ -12,16 +12,16 @@ import gradio as gr
 from dogerm.engine import Engine
 from dogerm.errors import DogermError
 from dogerm.scoring import letter
-from dogerm.ui import domain_map, options, pairs, recipe, tokens
+from dogerm.ui import api, domain_map, options, pairs, recipe, tokens
 from dogerm.ui.controls import Controls
+from dogerm.ui.guard import Page
+from dogerm.ui.limits import LOCAL, MAX_RESPONSES, PUBLIC
 from dogerm.ui.link import read_link
 from dogerm.ui.playground import (
     ENGINE,
-    MAX_RESPONSES,
     QUIET,
     capitalised,
     compare,
-    endpoints,
     errors_for_people,
     frames,
 )
@@ -40,14 +40,21 @@ PANELS: tuple[Callable[[Controls, bool], None], ...] = (
 )
 
 
-def build(studio: Studio, public: bool = False) -> gr.Blocks:
+def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
     """The page over a live model.
 
     Args:
-        public: for strangers: no model panel, as what one applies all would see.
+        public: for strangers: within the limits PUBLIC, and no model panel: what one
+            applies all would see, so the family is the one the page was started with.
+        mcp: the endpoints are tools for agents as well, and the page says so.
     """
-    first = studio.examples[0]
-    with gr.Blocks(title="DogeRM Studio", fill_width=True) as page:
+    first, limits = studio.examples[0], PUBLIC if public else LOCAL
+    kept = limits.kept_seconds
+    with Page(
+        title="DogeRM Studio",
+        fill_width=True,
+        delete_cache=(kept, kept) if kept else None,
+    ) as page:
         header = gr.HTML(_header(studio), elem_id="header", padding=False)
 
         with gr.Row(elem_id="lambda-row"):
@@ -121,7 +128,7 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
                 gr.Plot(_empty_figure(), show_label=False, elem_id="plot")
 
         controls = Controls(
-            studio, lam, method, sliders, instruction, count, boxes, settings
+            studio, lam, method, sliders, instruction, count, boxes, settings, limits
         )
         if PANELS:  # Gradio's page fails on a row of no tabs
             with gr.Tabs(elem_id="panels"):
@@ -129,6 +136,7 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
                     panel(controls, public)
         if not public:
             model = _model_panel(studio)
+        api.build(studio, limits, mcp)
         footer = gr.HTML(_footer(studio.engine), elem_id="about", padding=False)
         frame = gr.JSON(visible="hidden", elem_id="frame")
 
@@ -165,7 +173,7 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
             start, chip = studio.examples[0], 0
             if link := request.query_params.get("s"):
                 try:
-                    start, chip = read_link(link, studio), None
+                    start, chip = read_link(link, studio, limits), None
                 except DogermError as error:
                     gr.Warning(html.escape(capitalised(error)))
             return [
@@ -220,7 +228,6 @@ def build(studio: Studio, public: bool = False) -> gr.Blocks:
         stop.click(None, None, None, cancels=runs, js="() => dogerm.stop()")
         if not public:
             _model_events(studio, model)
-        endpoints(studio)
     return page
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ import gradio as gr
 from dogerm import charts
 from dogerm.benchmarks import pairs
 from dogerm.errors import InputError
-from dogerm.rows import Row, Tokenised, read_rows, tokenise_rows
+from dogerm.provenance import described
+from dogerm.rows import Row, Tokenised, check_pairs, read_rows, tokenise_rows
 from dogerm.sweep import sweep_in_batches
 from dogerm.ui.controls import Controls
-from dogerm.ui.playground import LONG, MAX_RESPONSES, QUIET, errors_for_people
+from dogerm.ui.limits import MAX_RESPONSES, Limits
+from dogerm.ui.playground import LONG, QUIET, errors_for_people, paced
 
 LAMS = tuple(step / 10 for step in range(11))
-MOST, MOST_IN_PUBLIC = 20_000, 2_000  # pairs of one file
 SHOWN = 160  # characters of a prompt in the table
 
 SHELL = """
@@ -52,28 +55,27 @@ def build(controls: Controls, public: bool) -> None:
         chosen = gr.Number(visible="hidden", elem_id="pairs-chosen", precision=0)
         opened = gr.Button("Open", visible="hidden", elem_id="pairs-open")
 
-    most = MOST_IN_PUBLIC if public else MOST
-
     def judge(path: str | None, *values: Any) -> Iterator[dict[str, Any]]:
         with errors_for_people():
             asked = controls.request(values)
-            rows = _read(path, most)
+            rows = _read(path, controls.limits)
             engine = controls.studio.engine
             tokens = tokenise_rows(engine, rows, "skip")
             recipes = [asked.recipe.with_lam(lam) for lam in LAMS]
             total = len(recipes) * tokens.responses
-            for done, found in sweep_in_batches(engine, recipes, tokens.scored):
+            steps = sweep_in_batches(engine, recipes, tokens.scored)
+            for done, found in paced(steps):
                 if found is None:
                     yield {"done": done, "total": total}
                 else:
                     rewards = [tokens.spread(own) for own in found]
-                    yield _frame(
-                        tokens, pairs.report(engine, tokens, recipes, rewards), rewards
-                    )
+                    report = pairs.report(engine, tokens, recipes, rewards)
+                    told = described(controls.limits.told(engine.family))
+                    yield _frame(tokens, replace(report, family=told), rewards)
 
     def open_pair(path: str | None, place: int) -> list[Any]:
         with errors_for_people():
-            row = _read(path, most)[int(place)]
+            row = _read(path, controls.limits)[int(place)]
             if not isinstance(row.prompt, str):
                 raise InputError(
                     f"{row.where}: its prompt is a conversation, and the playground "
@@ -99,24 +101,16 @@ def build(controls: Controls, public: bool) -> None:
     shown.success(None, None, None, js="() => dogerm.score()")
 
 
-def _read(path: str | None, most: int) -> list[Row]:
+def _read(path: str | None, limits: Limits) -> list[Row]:
     if not path:
         raise InputError("there is no file yet. Drop one, or try the held-out pairs.")
     rows = read_rows(path)
-    for row in rows:
-        if not row.is_pair:
-            raise InputError(
-                f"{row.where}: a pair needs chosen and rejected; this row has "
-                f"{', '.join(row.data)}."
-            )
-    if len(rows) > most:
-        raise InputError(
-            f"the file has {len(rows):,} pairs; the page takes {most:,}. Use "
-            "`python -m dogerm bench pairs` for more."
-        )
+    limits.check_pairs(len(rows))
+    check_pairs(rows)
     return rows
 
 
+@cache
 def _sample() -> str:
     """A file of held-out pairs of the embedded family, fifty of each kind."""
     from dogerm.nano.pairs import held_out, write_lines

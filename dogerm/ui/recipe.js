@@ -35,6 +35,7 @@
     button.textContent = "Copied";
     setTimeout(() => (button.textContent = said), 1500);
   }
+  window.dogerm.copy = copy;
 
   window.dogerm.recipe = (forms) => {
     const place = byId("recipe-forms");

@@ -11,7 +11,7 @@ from dogerm.errors import DogermError
 from dogerm.mergekit import to_yaml
 from dogerm.ui.controls import Controls
 from dogerm.ui.playground import QUIET, errors_for_people
-from dogerm.written import as_command, as_python
+from dogerm.written import as_command, as_python, is_shipped
 
 # A Space's page lies in a frame; a link to it is to the page around.
 SPACE = os.environ.get("SPACE_ID", "")
@@ -33,6 +33,8 @@ def build(controls: Controls, public: bool) -> None:
         with errors_for_people():
             recipe = controls.request(values).recipe
             family = controls.studio.family
+            if not is_shipped(family):  # one that is goes by its name
+                family = controls.limits.told(family)
             forms = {
                 "Command": as_command(family, recipe),
                 "Python": as_python(family, recipe),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import html
+from typing import Any
 
 import torch
 
@@ -11,13 +12,14 @@ from dogerm import family as families
 from dogerm.agreement import in_8bit_words
 from dogerm.checkpoint import PARENT
 from dogerm.engine import Engine
-from dogerm.errors import FamilyError
+from dogerm.errors import DeviceError, FamilyError
 from dogerm.family import Example, Family, read_examples
 from dogerm.hub import to_download
 from dogerm.inspection import Inspection, facts, in_words, inspect
 from dogerm.live import DTYPES
 from dogerm.merge import METHODS
 from dogerm.plan import size_text
+from dogerm.provenance import of_models
 from dogerm.scoring import score
 
 MAX_DOMAINS = 6  # sliders on the page
@@ -34,10 +36,22 @@ class Studio:
     """
 
     def __init__(self, engine: Engine, source: str):
-        self.engine, self.source = engine, source
+        self._live: Engine | None = engine
+        self.source = source
         self._given = {source: engine.family}  # it may be in no file at all
         self.examples = read_examples(engine.family)
         self.agreement = in_8bit_words(engine)
+        self._files: tuple[Engine, dict[str, Any]] | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The live engine; DeviceError while one is loaded that it had to make room for."""
+        if self._live is None:
+            raise DeviceError(
+                "another model is being loaded, and the one that was live had to make "
+                "room. Try again in a moment."
+            )
+        return self._live
 
     @property
     def family(self) -> Family:
@@ -57,6 +71,16 @@ class Studio:
             "dtype": [AUTO, *DTYPES],
             "device": [AUTO, *gpus, *([",".join(gpus)] if gpus[1:] else []), "cpu"],
         }
+
+    def files(self) -> dict[str, Any]:
+        """Which files the live models are, as `of_models`: local ones are read once, to hash them."""
+        engine = self.engine
+        if self._files is None or self._files[0] is not engine:
+            self._files = (
+                engine,
+                of_models({"rm": engine.sources.rm, **engine.sources.lms}),
+            )
+        return self._files[1]
 
     def preview(self, source: str, dtype: str, in_8bit: bool, device: str) -> str:
         """HTML on how the family fits together and into memory; reads and downloads no weights."""
@@ -80,7 +104,7 @@ class Studio:
             )
         found = inspect(chosen, device, _named(dtype), in_8bit)
         if found.plan.fits or not self._makes_room(found):
-            self.engine = _tried(chosen, examples, device, _named(dtype), in_8bit)
+            self._live = _tried(chosen, examples, device, _named(dtype), in_8bit)
         else:
             self._replace(chosen, examples, device, _named(dtype), in_8bit)
         self.source, self.examples = source, examples
@@ -109,15 +133,15 @@ class Studio:
     ) -> None:
         old = self.engine
         settings = (old.family, old.plan.device, old.plan.dtype, old.plan.load_in_8bit)
-        self.engine = old = None
+        self._live = old = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         try:
-            self.engine = _tried(chosen, examples, device, dtype, in_8bit)
+            self._live = _tried(chosen, examples, device, dtype, in_8bit)
         finally:
-            if self.engine is None:
-                self.engine = Engine.load(*settings)
+            if self._live is None:
+                self._live = Engine.load(*settings)
 
 
 def _tried(
