@@ -44,6 +44,10 @@ class StoreError(DogermError):
     """A store of results that cannot be used: of another run, in use, or damaged."""
 
 
+class ServeError(DogermError):
+    """A page that cannot be served as it was asked for."""
+
+
 class PeerError(DogermError):
     """Another program that dogerm is measured against, and that cannot be run."""
 

@@ -64,7 +64,8 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     share: Annotated[bool, typer.Option(help="A public link by Gradio.")] = False,
     public: Annotated[bool, typer.Option(help="Hardened, for strangers.")] = False,
-    offline: Annotated[bool, typer.Option(help="Never ask the hub.")] = False,
+    offline: Annotated[bool, typer.Option(help="Ask no host at all.")] = False,
+    mcp: Annotated[bool, typer.Option(help="Tools for agents as well.")] = False,
 ) -> None:
     """Serve the page on this machine, until interrupted."""
     from dogerm.ui import serve
@@ -77,6 +78,7 @@ def demo(
         public=public,
         load_in_8bit=load_in_8bit,
         offline=offline,
+        mcp=mcp,
         device=device,
         dtype=dtype,
     )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
+
+from dogerm.errors import ServeError
 
 if TYPE_CHECKING:
     from dogerm.family import Family
@@ -22,6 +28,7 @@ def serve(
     public: bool = False,
     load_in_8bit: bool = False,
     offline: bool = False,
+    mcp: bool = False,
     device: str = "auto",
     dtype: str | None = None,
     block: bool = True,
@@ -34,11 +41,25 @@ def serve(
             else 127.0.0.1:7860.
         share: a public link through Gradio's tunnel.
         public: for strangers: one family, and the limits PUBLIC in dogerm/ui/limits.py.
-        offline: never ask the hub.
+        offline: ask no host, the hub least of all; what is not on this machine is an error.
+        mcp: serve the endpoints as tools for agents too, at /gradio_api/mcp/.
         block: wait until interrupted.
+
+    Raises:
+        ServeError: it cannot be served as it was asked for.
+        DogermError: as `Family.load` and `Engine.load`.
     """
     if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+        if share:
+            raise ServeError(
+                "a public link goes through a host outside; leave out --share or --offline."
+            )
+        _go_offline()
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise ServeError(
+            "MCP needs a package that is not installed: pip install 'gradio[mcp]'."
+        )
+    spaces = _spaces()  # before torch, which it changes
     from starlette.middleware import Middleware
 
     from dogerm.engine import Engine
@@ -48,13 +69,18 @@ def serve(
     from dogerm.ui.page import build
     from dogerm.ui.studio import Studio
     from dogerm.ui.theme import CSS, HEAD, theme
+    from dogerm.ui.zero import on_gpu
 
     made = isinstance(family, Family)
     name = family.name if made else str(family)
     family = family if made else Family.load(family)
-    engine = Engine.load(family, device, dtype, load_in_8bit)
+    # What a ZeroGPU worker does not find on the GPU would have to be moved at every call.
+    keep = "device" if os.environ.get("SPACES_ZERO_GPU") else None
+    engine = Engine.load(family, device, dtype, load_in_8bit, keep=keep)
     limits = PUBLIC if public else LOCAL
-    app = build(Studio(engine, name), public).queue(max_size=limits.waiting)
+    app = build(Studio(engine, name), public, mcp).queue(max_size=limits.waiting)
+    if spaces:
+        on_gpu(app, spaces)
     app.launch(
         server_name=host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
         server_port=port or int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
@@ -69,8 +95,24 @@ def serve(
         app_kwargs={
             "middleware": [Middleware(RequestSize, megabytes=limits.megabytes)]
         },
+        mcp_server=mcp,
         show_error=True,
         quiet=not block,
         prevent_thread_lock=not block,
     )
     return app
+
+
+def _go_offline() -> None:
+    os.environ |= {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    if hub := sys.modules.get("huggingface_hub.constants"):  # it read the environment
+        hub.HF_HUB_OFFLINE = True
+
+
+def _spaces() -> ModuleType | None:
+    """The package of Hugging Face's Spaces, where it is there."""
+    if "spaces" not in sys.modules:
+        found = importlib.util.find_spec("spaces")
+        if found is None or found.origin is None:  # or a folder that is called so
+            return None
+    return importlib.import_module("spaces")
