@@ -14,7 +14,8 @@ from dogerm.scoring import Prompt, Tokens, rewards, together, tokenise
 
 GRID = tuple(round(i / 20, 2) for i in range(21))  # the paper's: 0 to 1 by 0.05
 RESOLUTION = 0.005  # of λ at a flip
-SHARED_BATCH = 8192  # tokens that others may have to wait for
+# Tokens that others may have to wait for; on a CPU longer passes gain nothing.
+SHARED_BATCH = {"cpu": 2048, "cuda": 8192}
 MAX_FLIP_MERGES = 200  # responses of near-equal reward could flip without end
 
 
@@ -140,7 +141,9 @@ def sweep_in_batches(
 
     Yields how many rewards there are so far, and the last time all of them.
     """
-    lists = together(items, min(engine.plan.batch_tokens, SHARED_BATCH))
+    lists = together(
+        items, min(engine.plan.batch_tokens, SHARED_BATCH[engine.plan.kind])
+    )
     table: list[list[list[float]]] = []
     done = 0
     for recipe in recipes:
