@@ -68,10 +68,25 @@ class Peer:
         return sum(self.steps.values()) / sum(self.ours.values())
 
     @property
+    def ready(self) -> float:
+        """Seconds it takes up to a model that can score, or to merged weights."""
+        return sum(s for name, s in self.steps.items() if name != "score")
+
+    @property
     def merge_ratio(self) -> float:
-        """The same up to a model that can score, or to merged weights."""
-        before = sum(s for name, s in self.steps.items() if name != "score")
-        return before / self.ours["merge"]
+        """How many times as long as dogerm's re-merge that is.
+
+        This is what the way of merging costs, whatever is scored afterwards. `ratio` falls
+        towards `score_ratio` the more rows are scored at a λ.
+        """
+        return self.ready / self.ours["merge"]
+
+    @property
+    def score_ratio(self) -> float | None:
+        """The same for scoring alone, if it scores: each in the dtype that it scores in."""
+        if "score" not in self.steps:
+            return None
+        return self.steps["score"] / self.ours["score"]
 
 
 def check(against: Sequence[str], mergekit_python: Path | None) -> None:

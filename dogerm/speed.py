@@ -155,7 +155,11 @@ class Speed:
             "ratio": self.scoring.ratio,
         }
         for row, peer in zip(data["against"], self.against):
-            row |= {"ratio": peer.ratio, "merge_ratio": peer.merge_ratio}
+            row |= {
+                "ratio": peer.ratio,
+                "merge_ratio": peer.merge_ratio,
+                "score_ratio": peer.score_ratio,
+            }
         return data
 
 

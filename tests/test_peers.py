@@ -71,6 +71,11 @@ def test_the_reference_gives_our_rewards_at_every_step_that_it_takes(engine, tmp
     assert found.largest_difference < 1e-3
     before = sum(found.steps.values()) - found.steps["score"]
     assert found.merge_ratio == pytest.approx(before / found.ours["merge"])
+    assert found.score_ratio == pytest.approx(
+        found.steps["score"] / found.ours["score"]
+    )
+    total = found.ready + found.steps["score"]
+    assert found.ratio == pytest.approx(total / sum(found.ours.values()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,7 +91,7 @@ def test_mergekit_runs_in_its_own_interpreter(engine, with_stand_in, tmp_path):
     assert list(found.once) == ["load"] and list(found.steps) == ["merge"]
     # Both round once to float16, of weights below 0.25.
     assert found.largest_difference < 2**-12
-    assert found.ratio == found.merge_ratio > 0
+    assert found.ratio == found.merge_ratio > 0 and found.score_ratio is None
 
 
 @pytest.mark.skipif(

@@ -130,7 +130,10 @@ def test_the_command_prints_a_table_and_writes_its_numbers(
     assert "not measured here" in result.stdout
     for value in (
         f"{data['answers']['shared'] / data['answers']['batch']:.2f}",
-        f"1/{data['against'][0]['merge_ratio']:,.0f}",
+        *(
+            f"1/{data['against'][0][key]:,.1f}"
+            for key in ("ratio", "merge_ratio", "score_ratio")
+        ),
         f"{data['scoring']['tokens_per_second']:,.0f} tokens/s",
     ):
         assert value in result.stdout

@@ -239,20 +239,20 @@ def print_speed(found: Speed) -> None:
             f"{row.ratio:.2f}",
         )
     for peer in found.against:
-        ours, theirs = sum(peer.ours.values()), sum(peer.steps.values())
-        table.add_row(
-            f"one λ: {' and '.join(peer.ours)}",
-            f"{ours * 1e3:.0f} ms",
-            f"{peer.name}, {', '.join(peer.steps)}: {theirs:.2f} s",
-            f"1/{peer.ratio:,.0f}",
-        )
-        if "score" in peer.ours:
-            before = theirs - peer.steps["score"]
+        steps = ", ".join(step for step in peer.steps if step != "score")
+        parts = [(f"merge, {peer.name}: {steps}", peer.ours["merge"], peer.ready)]
+        if "score" in peer.steps:
+            ours, theirs = sum(peer.ours.values()), sum(peer.steps.values())
+            parts.append(
+                ("then score the pair", peer.ours["score"], peer.steps["score"])
+            )
+            parts.append(("both", ours, theirs))
+        for what, ours, theirs in parts:
             table.add_row(
-                "one λ, up to a model that can score",
-                f"{peer.ours['merge'] * 1e3:.0f} ms",
-                f"{peer.name}: {before:.2f} s",
-                f"1/{peer.merge_ratio:,.0f}",
+                f"one λ: {what}",
+                f"{ours * 1e3:.0f} ms",
+                f"{peer.name}: {theirs:.2f} s",
+                f"1/{theirs / ours:,.1f}",
             )
     scoring = found.scoring
     table.add_row(
