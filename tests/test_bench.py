@@ -380,6 +380,21 @@ def test_what_stops_all_processes_is_said_by_the_first_alone(
         assert second == "", (wrong, second)
 
 
+def test_two_machines_with_folders_of_their_own_need_the_rows_on_the_first_alone(
+    commands, arguments, whole, tmp_path
+):
+    world = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    world["MASTER_PORT"] = free_port()
+    elsewhere = [f"--data={tmp_path / 'not here.jsonl'}", f"--out={tmp_path / 'b'}"]
+    pids = [
+        commands.start(*arguments, *own, RANK=str(rank), **world)
+        for rank, own in enumerate([[f"--out={tmp_path / 'a'}"], elsewhere])
+    ]
+    assert [commands.wait(pid) for pid in pids] == [0, 0]
+    assert_same(tmp_path / "a", whole)
+    assert list((tmp_path / "b").iterdir()) == []
+
+
 def test_two_processes_of_accelerate_give_the_report_of_one(arguments, whole, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     launch += [

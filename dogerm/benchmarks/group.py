@@ -83,14 +83,16 @@ class Group:
             failure = error
         self.raise_any(failure)
 
-    def first_here(self, action: Callable[[], T]) -> T:
-        """Do it in the first process of each machine, then in the others: what it keeps helps them."""
-        found = None
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What the first process makes, in all of them; none goes on before it is there."""
+        found: list[T | None] = [None]
         with self.together():
-            if self.local_rank == 0:
-                found = action()
-        with self.together():
-            return found if self.local_rank == 0 else action()
+            if self.rank == 0:
+                found = [make()]
+        if self.size > 1:
+            with self._errors():
+                dist.broadcast_object_list(found)
+        return found[0]
 
     def device(self, asked: str) -> str:
         """Where this process runs its model: of several on a machine, each has its own GPU."""

@@ -211,12 +211,12 @@ def run_benchmark(
         how = _sampling(benchmark.name, sample, rules) if generate else None
         if first:
             check_folder(out, resume)
-        if generate:
+        if first and generate:
             made, where = out / "candidates.jsonl", processes.device(device)
-            if first:
-                _generate(benchmark, rules, generate, made, how, where, resume)
+            _generate(benchmark, rules, generate, made, how, where, resume)
             rules = replace(rules, data=made)
-    dataset = processes.first_here(lambda: _read(benchmark, rules))
+    # By one, whose files they are; another machine might judge a slow program otherwise.
+    dataset = processes.from_first(lambda: _read(benchmark, rules))
     with processes.together():
         device = processes.device(device)
         engine = engine_of(models, device, dtype, load_in_8bit, method)
