@@ -27,7 +27,6 @@ from dogerm.checkpoint import (
     compare,
     empty_reward_model,
 )
-from dogerm.engine import Sources, open_models
 from dogerm.errors import CheckpointError
 from dogerm.family import Family
 from dogerm.hub import is_weights
@@ -36,6 +35,7 @@ from dogerm.merge import METHODS, check_method
 from dogerm.plan import size_text
 from dogerm.provenance import of_models, published, shown, versions
 from dogerm.recipe import Recipe
+from dogerm.sources import Sources, open_models
 from dogerm.weights import one_line
 
 try:

@@ -177,7 +177,7 @@ def ours(family: Any, recipe: Any) -> dict[str, Any]:
     import torch
 
     from dogerm.checkpoint import compare
-    from dogerm.engine import Sources, open_models
+    from dogerm.sources import Sources, open_models
 
     rm, lms = open_models(family, parent=True)
     fit = compare(rm, lms)

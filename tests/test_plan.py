@@ -10,10 +10,9 @@ from conftest import byte_tokenizer
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig
 
-from dogerm import engine as engine_module
-from dogerm import weights
+from dogerm import sources, weights
 from dogerm.checkpoint import Checkpoint, compare
-from dogerm.engine import Engine, Sources, merge
+from dogerm.engine import Engine
 from dogerm.errors import DeviceError, OutOfMemory
 from dogerm.family import Family
 from dogerm.live import devices_named
@@ -27,6 +26,7 @@ from dogerm.plan import (
 )
 from dogerm.recipe import Recipe
 from dogerm.scoring import score
+from dogerm.sources import Sources, merge
 
 GB = 10**9
 CUDA = torch.device("cuda:0")
@@ -363,18 +363,18 @@ SHORTAGES = [
 def test_memory_that_runs_out_while_loading_is_retried_with_mapped_sources(
     family, monkeypatch, caplog, error
 ):
-    held = engine_module._held
+    held = sources._held
 
     def short(*arguments):
         raise error
 
-    monkeypatch.setattr(engine_module, "_held", short)
+    monkeypatch.setattr(sources, "_held", short)
     engine = Engine.load(family, "cpu", "float32")
     assert engine.plan.place == "mapped"
     assert "cpu ran out of memory; the sources are now mapped" in caplog.text
     recipe, group = Recipe(0.4, {"math": 1}), [("Hi", ["Hello", "Go"])]
     found = score(engine, recipe, group)
-    monkeypatch.setattr(engine_module, "_held", held)
+    monkeypatch.setattr(sources, "_held", held)
     assert found == score(Engine.load(family, "cpu", "float32"), recipe, group)
 
 
@@ -391,7 +391,7 @@ def test_what_cannot_be_helped_by_smaller_settings_is_said(
     def fails(*arguments, **settings):
         raise error
 
-    monkeypatch.setattr(engine_module, "build", fails)
+    monkeypatch.setattr("dogerm.engine.build", fails)
     with pytest.raises(wanted, match=words):
         Engine.load(family, "cpu", "float32")
 
