@@ -217,7 +217,7 @@ def against_mergekit(
             "out": str(out),
         }
         found = subprocess.run(
-            # As a program text: run as a file it would find our mergekit.py beside it.
+            # As a program text: run as a file it would find our mergekit beside it.
             [python, "-c", SCRIPT.read_text("utf-8"), json.dumps(settings)],
             check=False,
             capture_output=True,

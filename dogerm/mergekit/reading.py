@@ -1,89 +1,21 @@
-"""mergekit's YAML for the methods that both programs have: recipes written and read.
-
-Data only; mergekit itself is never imported. Its conventions, as of 0.1.5: a setting is a
-number, a list of numbers that are interpolated over the layers (the first counts for what
-is outside them), or a list of such values with filters, of which the first that is part
-of the parameter's name counts.
-"""
+"""A configuration of mergekit's as a family and a recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from dogerm.anatomy import Anatomy
 from dogerm.errors import RecipeError
 from dogerm.family import Family
-from dogerm.merge import METHODS, check_method, options_of
+from dogerm.merge import check_method
+from dogerm.mergekit.forms import CLOSE, FORMS, Form
 from dogerm.recipe import SHAPES, Recipe
 
-CLOSE = 1e-9  # numbers that a file means to be equal
-# How the parts of a model are recognised in its parameters' names; norms first, as
-# attention has some too.
-FILTERS = {
-    "norms": "norm",
-    "attention": "self_attn",
-    "mlp": "mlp",
-    "embeddings": "embed_tokens",
-}
-FINAL_NORM = "model.norm"
-# Values between those given for the ends, and the middle, of each shape.
-ANCHORS = {"ramp": (0, 1), "ramp-down": (1, 0), "middle": (0, 1, 0)}
-
-
-@dataclass(frozen=True)
-class Form:
-    """How a method's λ and shares stand in mergekit's YAML.
-
-    Args:
-        weights: mean, RM 1-λ and LM λ·s; added, RM 1 and LM λ·s; arc, one LM and t = λ;
-            whole, no weights, so that only one λ can be said.
-        base: what base_model is: the parent, the reward model, or no one.
-        options: mergekit's names of the method's own options.
-        fixed: settings whose values make it the method that we have.
-        one_lm: whether it takes a single LM.
-    """
-
-    weights: Literal["mean", "added", "arc", "whole"]
-    base: Literal["parent", "rm"] | None
-    options: Mapping[str, str] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    one_lm: bool = False
-
-
-def _ties(*options: str, **fixed: Any) -> Form:
-    named = {name: name for name in options}
-    return Form("mean", "parent", named, {"normalize": True, "lambda": 1, **fixed})
-
-
-def _added(*options: str, **fixed: Any) -> Form:
-    named = {name: name for name in options}
-    return Form("added", "parent", named, {"normalize": False, "lambda": 1, **fixed})
-
-
-FORMS: Mapping[str, Form] = {
-    "linear": Form("mean", None),
-    "task_arithmetic": _added(),
-    "slerp": Form("arc", "rm", one_lm=True),
-    "nuslerp": Form("mean", "parent", fixed={"nuslerp_row_wise": False}, one_lm=True),
-    "multislerp": Form("mean", None, fixed={"normalize_weights": True}),
-    "karcher": Form("whole", None),
-    "ties": _ties("density", rescale=False),
-    "dare_linear": _added("density", rescale=True),
-    "dare_ties": _ties("density", rescale=True),
-    "della_linear": _added("density", "epsilon", rescale=True),
-    "della": _ties("density", "epsilon", rescale=True),
-    "breadcrumbs": _added("density", "gamma", rescale=False),
-    "breadcrumbs_ties": _ties("density", "gamma", rescale=False),
-    "sce": Form("whole", "parent", {"density": "select_topk"}),
-    "model_stock": Form("whole", "parent", fixed={"filter_wise": False}),
-    "nearswap": Form("whole", "rm", {"t": "t"}, one_lm=True),
-    "arcee_fusion": Form("whole", "rm", one_lm=True),
-}
 # What mergekit takes for a setting that a file leaves out.
 DEFAULTS: Mapping[str, Any] = {
     "lambda": 1.0,
@@ -124,60 +56,6 @@ class Config:
     recipe: Recipe
     dtype: str | None
     notes: tuple[str, ...] = ()
-
-
-def to_yaml(family: Family, recipe: Recipe, dtype: str | None = None) -> str:
-    """The recipe as a configuration of mergekit's.
-
-    Args:
-        dtype: in which the result is to be written; None: mergekit's choice.
-
-    Raises:
-        RecipeError: mergekit has no way to say it; says what it could say.
-    """
-    check_method(recipe, parent=family.parent is not None)
-    options = options_of(recipe)
-    form = FORMS[recipe.method]
-    _check_sayable(recipe, form)
-    names = list(recipe.shares)
-    models: dict[str, Any] = {family.rm: {}}
-    if form.weights in ("mean", "added"):
-        own = (lambda x: 1 - x) if form.weights == "mean" else (lambda x: 1.0)
-        models[family.rm]["weight"] = _setting(recipe, own)
-    for name in names:
-        weight = _setting(recipe, lambda x, share=recipe.shares[name]: x * share)
-        models[family.lms[name]] = (
-            {"weight": weight} if form.weights in ("mean", "added") else {}
-        )
-    shared: dict[str, Any] = (
-        {"t": _setting(recipe, float)} if form.weights == "arc" else {}
-    )
-    for ours, theirs in form.options.items():
-        if form.weights == "whole":
-            shared[theirs] = options[ours]
-            continue
-        for source, parameters in models.items():
-            if form.weights == "mean" or source != family.rm:
-                parameters[theirs] = options[ours]
-            elif ours == "density":  # the reward model's task vector stays whole
-                parameters[theirs] = 1.0
-    shared |= form.fixed
-    if recipe.method == "linear":
-        shared["normalize"] = False
-    if recipe.method == "nuslerp":
-        shared["nuslerp_flatten"] = not options["rows"]
-    data: dict[str, Any] = {"merge_method": recipe.method}
-    if form.base:
-        data["base_model"] = family.rm if form.base == "rm" else family.parent
-    data["models"] = [
-        {"model": source} | ({"parameters": own} if own else {})
-        for source, own in models.items()
-    ]
-    data |= {"parameters": shared} if shared else {}
-    data |= {"dtype": "float32"} | ({"out_dtype": dtype} if dtype else {})
-    data["tokenizer_source"] = "union"
-    body = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    return "".join(f"# {line}\n" for line in _remarks(recipe, form)) + body
 
 
 def from_yaml(
@@ -222,81 +100,6 @@ def from_yaml(
     family = Family.of(rm, {named[source]: source for source in lms}, parent=parent)
     notes = _differences(recipe, lams, anatomy)
     return Config(family, recipe, data.get("out_dtype") or data.get("dtype"), notes)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Lists of numbers in one line."""
-
-    def represent_sequence(self, tag, sequence, flow_style=None):
-        numbers = all(isinstance(item, (int, float)) for item in sequence)
-        return super().represent_sequence(tag, sequence, flow_style=numbers)
-
-
-def _check_sayable(recipe: Recipe, form: Form) -> None:
-    count, method = len(recipe.shares), recipe.method
-    if form.one_lm and count > 1:
-        raise RecipeError(
-            f"mergekit's {method} takes one LM; this recipe has {', '.join(recipe.shares)}."
-        )
-    if form.weights != "whole":
-        return
-    wanted = count / (count + 1) if method == "karcher" else 1.0
-    equal = max(recipe.shares.values()) - min(recipe.shares.values()) < CLOSE
-    if abs(recipe.lam - wanted) > CLOSE or not equal or recipe.reach:
-        raise RecipeError(
-            f"mergekit's {method} has no weights: of {count} LM{'s' if count > 1 else ''} it "
-            f"can say λ = {wanted:g} with equal shares, layers and parts, got {recipe}."
-        )
-
-
-def _remarks(recipe: Recipe, form: Form) -> list[str]:
-    said = [
-        str(recipe),
-        "mergekit merges a reward model with LMs, which are of another class, with",
-        "--allow-crimes; copy the reward model's score head into the result.",
-    ]
-    if "seed" in METHODS[recipe.method].options:
-        said.append("Its random masks are mergekit's own: --random-seed, not our seed.")
-    nowhere = (
-        recipe.lam == 0 or recipe.layers != "constant" or 0 in recipe.parts.values()
-    )
-    if form.weights == "mean" and form.options and nowhere:
-        said.append(
-            "Where the LMs' weights are 0 we keep the reward model; mergekit prunes its "
-            "task vector there too."
-        )
-    return said
-
-
-def _setting(recipe: Recipe, of: Callable[[float], float]) -> Any:
-    """`of` of λ as it is in each layer and part: a number, a list over depth, or with filters.
-
-    `of` is a straight line, so mergekit's interpolation between the ends is exact.
-    """
-
-    def over_depth(factor: float) -> float | list[float]:
-        if recipe.layers == "constant":
-            return number(factor)
-        anchors = ANCHORS.get(recipe.layers, recipe.layers)
-        return [number(factor * anchor) for anchor in anchors]
-
-    def number(factor: float) -> float:
-        return round(of(recipe.lam * factor), 15)
-
-    plain = over_depth(1.0)
-    if not recipe.parts and (not isinstance(plain, list) or plain[0] == plain[-1]):
-        return plain
-    # For what is outside the layers mergekit takes a list's first number, also for the
-    # final norm.
-    norms = over_depth(recipe.parts.get("norms", 1.0))
-    last = norms[-1] if isinstance(norms, list) else norms
-    found = [{"filter": FINAL_NORM, "value": last}]
-    if recipe.parts:
-        found.append({"filter": FILTERS["norms"], "value": norms})
-    for part, factor in recipe.parts.items():
-        if part != "norms":
-            found.append({"filter": FILTERS[part], "value": over_depth(factor)})
-    return [*found, {"value": plain}]
 
 
 def _loaded(text: str) -> dict[str, Any]:
