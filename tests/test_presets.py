@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from dogerm.cli import app
 from dogerm.engine import Engine
+from dogerm.export import export
 from dogerm.family import FAMILIES, Family
 from dogerm.scoring import score
 
@@ -139,3 +140,19 @@ def test_a_benchmark_follows_its_preset_and_says_so(models, tmp_path, benchmark)
         assert settings["conversation"]["add_special_tokens"] is True
         assert settings["too_long"] == ("cut" if cut_left else "cut-end")
         assert settings["cut"] == 2
+
+
+def test_the_card_of_a_merge_loads_it_to_the_reward_that_the_family_gives(
+    models, tmp_path, monkeypatch
+):
+    family = Family.load(models)
+    recipe = family.recipe(0.4)
+    export(family, recipe, tmp_path / "out", "float32")
+    card = (tmp_path / "out" / "README.md").read_text()
+    program = card.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path / "out")
+    found = {}
+    exec(program, found)  # noqa: S102
+    engine = Engine.load(family, "cpu", "float32")
+    [[wanted]] = score(engine, recipe, [("What is 2 + 2?", ["4"])])
+    assert found["reward"] == pytest.approx(wanted, abs=CLOSE)
