@@ -53,7 +53,7 @@ conversation = [
     {{"role": "assistant", "content": "4"}},
 ]
 text = tokenizer.apply_chat_template(conversation, tokenize=False)
-ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+ids = tokenizer(text, add_special_tokens={special}, return_tensors="pt").input_ids
 with torch.inference_mode():
     reward = model(ids).logits.item()
 ```
@@ -109,6 +109,7 @@ def card(family: Family, recipe: Recipe, result: Export, dtype: str) -> str:
         + (f"; left out: {', '.join(result.left_out)}" if result.left_out else ""),
         appended=_appended(result),
         dtype=dtype,
+        special=family.add_special_tokens,
         size=size_text(result.nbytes),
         system=f"\nEvery conversation starts with this system message:\n\n"
         f"```\n{family.system}\n```\n"
