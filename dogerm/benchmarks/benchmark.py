@@ -16,6 +16,7 @@ from dogerm.benchmarks import (
 )
 from dogerm.benchmarks.data import Dataset, Rewards, Settings
 from dogerm.benchmarks.report import Metric, Report
+from dogerm.family import Family, WhenTooLong
 from dogerm.rows import Row
 
 Published = Mapping[str, Mapping[str, float]]  # model of the paper -> GROUP -> percent
@@ -48,6 +49,15 @@ class Benchmark:
     rules: Mapping[str, Mapping[str, str]]
     published: Published = field(default_factory=dict)
     paper_cuts_end: bool = False
+
+    def too_long(self, family: Family, preset: str) -> WhenTooLong:
+        """What becomes of a conversation over the limit, unless it is asked otherwise.
+
+        Args:
+            family: as it is `under` the preset.
+        """
+        ends = preset == "paper" and self.paper_cuts_end and family.too_long == "cut"
+        return "cut-end" if ends else family.too_long
 
 
 _BOTH = ("paper", "corrected")

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from dogerm.benchmarks.data import Dataset
     from dogerm.benchmarks.data import Settings as Rules
     from dogerm.benchmarks.generate import Sampling
-    from dogerm.family import Family, WhenTooLong
+    from dogerm.family import Family
     from dogerm.recipe import Recipe
 
 
@@ -220,8 +220,8 @@ def run_benchmark(
     with processes.together():
         device = processes.device(device)
         engine = engine_of(models, device, dtype, load_in_8bit, method)
-        when_too_long = too_long or _when_too_long(benchmark, models, preset)
-        tokens = tokenise_rows(engine, dataset.rows, when_too_long)
+        too_long = too_long or benchmark.too_long(models, preset)
+        tokens = tokenise_rows(engine, dataset.rows, too_long)
     about = depends_on(benchmark, rules, dataset)
     left_out = about["dataset"]["left_out"]
     step = None
@@ -297,12 +297,6 @@ def _recipes(
     ]
     plain = next((recipe for recipe in every if recipe.lam == 0), None)
     return [recipe for recipe in every if recipe.lam > 0 or recipe is plain]
-
-
-def _when_too_long(benchmark: Benchmark, family: Family, preset: str) -> WhenTooLong:
-    """What the preset does with a conversation over the limit, for the family."""
-    cuts_end = preset == "paper" and benchmark.paper_cuts_end
-    return "cut-end" if family.too_long == "cut" and cuts_end else family.too_long
 
 
 def _read(benchmark: Benchmark, rules: Rules) -> Dataset:
