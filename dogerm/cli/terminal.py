@@ -90,7 +90,7 @@ def quieten() -> None:
 def stderr_console() -> Console:
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, quiet=not is_first())
 
 
 @contextmanager
