@@ -54,13 +54,9 @@ def models(tmp_path_factory, folders) -> Path:
     return file
 
 
-def plain(models: Path, row, preset: str, cut_left: bool = True) -> list[float]:
-    """The rewards by transformers' own model, and by the rule of either version of it."""
-    prompt, responses = row
-    folder = models.parent / "rm"
-    model = LlamaForSequenceClassification.from_pretrained(folder).eval()
-    tokenizer = byte_tokenizer()
-    template = Family.load(models).template
+def ids_of(models: Path, prompt, responses) -> list[list[int]]:
+    """Token ids of each conversation, with two BOS, as transformers' tokenizer gives them."""
+    tokenizer, template = byte_tokenizer(), Family.load(models).template
     turns = (
         prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
     )
@@ -70,7 +66,16 @@ def plain(models: Path, row, preset: str, cut_left: bool = True) -> list[float]:
         text = tokenizer.apply_chat_template(
             every, chat_template=template, tokenize=False
         )
-        ids = [1, *tokenizer(text, add_special_tokens=False).input_ids]
+        found.append([1, *tokenizer(text, add_special_tokens=False).input_ids])
+    return found
+
+
+def plain(models: Path, row, preset: str, cut_left: bool = True) -> list[float]:
+    """The rewards by transformers' own model, and by the rule of either version of it."""
+    folder = models.parent / "rm"
+    model = LlamaForSequenceClassification.from_pretrained(folder).eval()
+    found = []
+    for ids in ids_of(models, *row):
         ids = ids[-LIMIT:] if cut_left else ids[:LIMIT]
         table = torch.tensor([ids])
         with torch.no_grad():
@@ -104,9 +109,20 @@ def test_a_value_head_is_read_at_the_last_token(models, tmp_path, folders):
     tensors["v_head.summary.weight"] = tensors.pop("score.weight")
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     family = Family.load(models)
-    valued = Family.of(tmp_path, family.lms, template=family.template)
-    engine = Engine.load(valued, "cpu", "float32")
-    assert engine.reward_at == "end"
+    settings = {"template": family.template, "add_special_tokens": True}
+    valued = Family.of(tmp_path, family.lms, **settings)
+    engine, recipe = Engine.load(valued, "cpu", "float32"), valued.recipe(0)
+    wanted = score(engine, recipe, [SINGLE])[0]
+    # A checkpoint written from it is read there too, by a class that passes over padding.
+    export(valued, recipe, tmp_path / "out", "float32")
+    written = LlamaForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    for ids, reward in zip(ids_of(models, *SINGLE), wanted):
+        assert ids[-1] == 2
+        with torch.no_grad():
+            hidden = engine.model.model(torch.tensor([ids])).last_hidden_state[0, -1]
+            assert reward == pytest.approx(engine.model.score(hidden).item(), abs=CLOSE)
+            found = written(torch.tensor([ids])).logits.item()
+        assert found == pytest.approx(reward, abs=CLOSE)
 
 
 @pytest.mark.parametrize("benchmark", ["rewardbench", "autoj"])
