@@ -28,6 +28,7 @@ from yaml import YAMLError
 
 from dogerm.anatomy import Anatomy, dissect
 from dogerm.errors import CheckpointError, CheckpointMismatch
+from dogerm.family import RewardAt
 from dogerm.hub import located, outline
 from dogerm.weights import (
     Adapted,
@@ -121,9 +122,14 @@ class Checkpoint:
         return scores or "score.weight" in self.tensors
 
     @property
-    def has_value_head(self) -> bool:
-        """Whether its score head was saved as a value head's, by TRL or LLaMA-Factory."""
-        return any(stored in VALUE_HEAD for _, stored in self._found.values())
+    def reward_at(self) -> RewardAt:
+        """Where in a conversation it was trained to give its reward.
+
+        transformers' classifiers pass over trailing padding, by its token; the value heads
+        of TRL and LLaMA-Factory are read at the last token.
+        """
+        valued = any(stored in VALUE_HEAD for _, stored in self._found.values())
+        return "end" if valued else "text-end"
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -207,13 +207,8 @@ class Engine:
 
     @property
     def reward_at(self) -> RewardAt:
-        """Where in a conversation the reward is read: as the family says, else as it was trained.
-
-        transformers' classifiers pass over trailing padding, by its token; value heads
-        were read at the last token.
-        """
-        own = "end" if self.sources.rm.has_value_head else "text-end"
-        return self.family.reward_at or own
+        """Where in a conversation the reward is read: as the family says, else as it was trained."""
+        return self.family.reward_at or self.sources.rm.reward_at
 
     @property
     def pad_token(self) -> int | None:

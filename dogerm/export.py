@@ -29,7 +29,7 @@ from dogerm.checkpoint import (
     empty_reward_model,
 )
 from dogerm.errors import CheckpointError
-from dogerm.family import Family
+from dogerm.family import Family, RewardAt
 from dogerm.live import device_named, dtype_named
 from dogerm.merge import METHODS, check_method
 from dogerm.plan import size_text
@@ -151,7 +151,8 @@ def export(
     if PARENT in lms:
         used["parent"] = lms[PARENT]
     with _appearing(out) as folder:
-        _save_config(model, fit.vocabulary.size, precision, folder)
+        reward_at = family.reward_at or rm.reward_at
+        _save_config(model, fit.vocabulary.size, precision, reward_at, folder)
         tokenizer = _tokenizer(rm, lms, family, fit)
         tokenizer.save_pretrained(folder)
         files = write_weights(
@@ -400,12 +401,20 @@ def _sync(path: Path) -> None:
 
 
 def _save_config(
-    model: PreTrainedModel, rows: int, dtype: torch.dtype, folder: Path
+    model: PreTrainedModel,
+    rows: int,
+    dtype: torch.dtype,
+    reward_at: RewardAt,
+    folder: Path,
 ) -> None:
     config = deepcopy(model.config)
     config.vocab_size = rows
     config.dtype = dtype
     config.architectures = [type(model).__name__]
+    if reward_at == "end" and config.pad_token_id == config.eos_token_id:
+        # transformers' class would pass over the last token. Without a padding token it
+        # reads it, and refuses batches, which are to be padded with another.
+        config.pad_token_id = None
     config.save_pretrained(folder)
 
 
