@@ -6,6 +6,7 @@ are transparent and text is mid-grey, so a figure reads on light and dark alike.
 
 from dogerm.charts.accuracy import accuracy_curve, best_of_curve
 from dogerm.charts.curves import reward_curve
+from dogerm.charts.gains import gains
 from dogerm.charts.layers import layer_profile
 from dogerm.charts.maps import domain_map, mix_map
 from dogerm.charts.speed import speed_bars
@@ -18,6 +19,7 @@ __all__ = [
     "accuracy_curve",
     "best_of_curve",
     "domain_map",
+    "gains",
     "layer_profile",
     "mix_map",
     "reward_curve",

@@ -26,6 +26,7 @@ from dogerm.nano.controls import (
 from dogerm.nano.corpus import GENERATORS, distinct_pairs
 from dogerm.nano.pair import Pair
 from dogerm.nano.pairs import write_candidates
+from dogerm.nano.seeds import COLUMNS, Cell, over_seeds
 from dogerm.nano.train import DOMAINS
 from dogerm.recipe import Recipe
 from dogerm.scoring import Tokens, rewards, tokenise
@@ -372,8 +373,6 @@ def open_engine(directory: Path, rm: Path, shuffled: bool) -> Engine:
 
 # Tables
 
-COLUMNS = ("chat", "safety", "code", "math", "best-of-16", "weighted vote")
-
 
 def table(result: Mapping) -> str:
     """One family's report as Markdown."""
@@ -414,13 +413,14 @@ def _header() -> str:
 def _line(row: Mapping, cells: Sequence[str]) -> str:
     return (
         "| "
-        + " | ".join([row["name"], _coefficients(row), row["trained_on"], *cells])
+        + " | ".join(
+            [row["name"], _coefficients(row["recipe"]), row["trained_on"], *cells]
+        )
         + " |"
     )
 
 
-def _coefficients(row: Mapping) -> str:
-    recipe = row["recipe"]
+def _coefficients(recipe: Mapping) -> str:
     if not recipe["lam"]:
         return "0"
     parts = [f"{recipe['lam'] * share:.2g}" for share in recipe["shares"].values()]
@@ -440,17 +440,12 @@ def _ties(result: Mapping) -> int:
 
 def combine(reports: Sequence[Mapping]) -> str:
     """The table over seeds: mean ± standard deviation, and the gain over the base RM."""
-    names = [row["name"] for row in reports[0]["rows"]]
     heads = ["", "seeds", "λ by seed", "trained on", *COLUMNS]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for name in names:
-        rows = [
-            row for report in reports for row in report["rows"] if row["name"] == name
-        ]
-        with_it = [r for r in reports if name in [row["name"] for row in r["rows"]]]
-        cells = [_spread(rows, with_it, column) for column in COLUMNS]
-        lams = ", ".join(_coefficients(row) for row in rows)
-        shown = [name, str(len(rows)), lams, rows[0]["trained_on"], *cells]
+    for line in over_seeds(reports):
+        cells = [_spread(line.cells[column]) for column in COLUMNS]
+        lams = ", ".join(map(_coefficients, line.recipes))
+        shown = [line.name, str(len(line.recipes)), lams, line.trained_on, *cells]
         lines.append("| " + " | ".join(shown) + " |")
     alone = [report["candidates"] for report in reports]
     for key in ("random", "majority", "oracle"):
@@ -461,16 +456,10 @@ def combine(reports: Sequence[Mapping]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _spread(rows: Sequence[Mapping], reports: Sequence[Mapping], column: str) -> str:
-    values = [100 * row["metrics"][column]["accuracy"] for row in rows]
-    bases = [
-        100 * report["rows"][0]["metrics"][column]["accuracy"] for report in reports
-    ]
-    gain = mean(value - base for value, base in zip(values, bases, strict=True))
-    moved = (
-        f" ({gain:+.1f})" if rows[0]["name"] != reports[0]["rows"][0]["name"] else ""
-    )
-    return _mean_and_spread(values) + moved
+def _spread(cell: Cell) -> str:
+    spread = "" if cell.spread is None else f" ± {cell.spread:.1f}"
+    moved = "" if cell.gain is None else f" ({cell.gain:+.1f})"
+    return f"{cell.mean:.1f}{spread}{moved}"
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:
