@@ -68,7 +68,11 @@ class Store:
         self.path = path
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
+            # One thread at a time uses it, though not the same all along: the page's
+            # server takes each step of a run in whichever is free.
+            self._db = sqlite3.connect(
+                path, timeout=0, isolation_level=None, check_same_thread=False
+            )
             try:
                 self._check_format()  # first: another program's file is not touched
                 self._lock()
