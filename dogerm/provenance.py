@@ -119,12 +119,16 @@ def made_on(engine: Engine, with_models: bool = False) -> Made:
 
 def models_of(engine: Engine) -> dict[str, Any]:
     """The files that the engine's rewards come from, by SHA-256, as they may be published."""
-    models = published(of_models({"rm": engine.sources.rm, **engine.sources.lms}))
-    for model in models.values():
-        model["files"] = {
-            name: digest for name, digest in model["files"].items() if name != CARD
-        }
-    return models
+    return without_cards(of_models({"rm": engine.sources.rm, **engine.sources.lms}))
+
+
+def without_cards(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `of_models` found, published, without the files that no reward depends on."""
+    found = published(models)
+    for model in found.values():
+        files = model["files"].items()
+        model["files"] = {name: digest for name, digest in files if name != CARD}
+    return found
 
 
 def of_files(models: Mapping[str, Checkpoint]) -> dict[str, Any]:

@@ -9,30 +9,11 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from dogerm.charts import FONT, accuracy_curve, best_of_curve, mix_map
+from dogerm.charts import accuracy_curve, best_of_curve, mix_map
+from dogerm.standalone import document, figure_html, table
 
 if TYPE_CHECKING:
     from dogerm.benchmarks.results import Results
-
-# Nothing is fetched even if a figure should ask for it.
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:"
-)
-_STYLE = f"""
-body {{ font: 15px/1.5 {FONT}; max-width: 1100px; margin: 2rem auto; padding: 0 1rem;
-  color: #26241f; background: #fbf9f5; font-variant-numeric: tabular-nums; }}
-h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.1rem; margin-top: 2.5rem; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; }}
-th, td {{ padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd8cd;
-  white-space: nowrap; font-weight: 400; }}
-th {{ color: #6a665d; }} th:first-child, td:first-child {{ text-align: left; }}
-small {{ color: #6a665d; }} pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
-@media (prefers-color-scheme: dark) {{
-  body {{ color: #e8e4da; background: #161513; }} th, td {{ border-color: #3a3833; }}
-  th, small {{ color: #a39e92; }} }}
-"""
 
 
 def page(results: Results) -> str:
@@ -51,14 +32,7 @@ def page(results: Results) -> str:
         "<h2>What the numbers depend on</h2>",
         f"<pre>{escape(json.dumps(about, ensure_ascii=False, indent=1))}</pre>",
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+    return document(title, parts)
 
 
 def _counts(results: Results) -> str:
@@ -82,7 +56,7 @@ def _charts(results: Results) -> Iterable[str]:
         figures.insert(0, ("λ and mix", mix_map(results.report.recipes, name)))
     for number, (name, figure) in enumerate(figures):
         yield f"<h2>{escape(name)}</h2>"
-        yield _figure(figure, number)
+        yield figure_html(figure, number)
 
 
 def _over_n(results: Results) -> list[tuple[str, go.Figure]]:
@@ -95,17 +69,6 @@ def _over_n(results: Results) -> list[tuple[str, go.Figure]]:
             name = f"Best of N against N; λ: {rule}"
             return [(name, best_of_curve(points[0], merged))]
     return []
-
-
-def _figure(figure: go.Figure, number: int) -> str:
-    return figure.to_html(
-        full_html=False,
-        include_plotlyjs=number == 0,  # the library itself, once
-        include_mathjax=False,
-        div_id=f"figure-{number}",
-        default_height="430px",
-        config={"displaylogo": False, "displayModeBar": "hover"},
-    )
 
 
 def _mix(points: Sequence) -> str:
@@ -130,7 +93,7 @@ def _measured(results: Results) -> str:
                 f"{100 * metric.accuracy:.1f} <small>{low:.1f}–{high:.1f}{ties}</small>"
             )
         lines.append(cells)
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _chosen(results: Results) -> Iterable[str]:
@@ -153,7 +116,7 @@ def _chosen(results: Results) -> Iterable[str]:
         for choice in results.choices
     ]
     first = results.report.recipes[0].recipe
-    yield _table(["group", "recipe", "accuracy", f"against {first}"], lines)
+    yield table(["group", "recipe", "accuracy", f"against {first}"], lines)
 
 
 def _published(results: Results) -> Iterable[str]:
@@ -165,14 +128,4 @@ def _published(results: Results) -> Iterable[str]:
             [escape(model), *(f"{row[g]:.1f}" if g in row else "–" for g in groups)]
             for model, row in published.items()
         ]
-        yield _table(["model", *groups], lines)
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """The head is escaped here, the cells are not: they are HTML."""
-    top = "".join(f"<th>{escape(name).replace(chr(10), '<br>')}</th>" for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
-        for cells in lines
-    )
-    return f'<div class="wide"><table><tr>{top}</tr>\n{body}</table></div>'
+        yield table(["model", *groups], lines)
