@@ -1,7 +1,8 @@
 """How fast the page answers, in a real browser: python tests/measure_page.py
 
 Prints medians for the embedded family and four responses: from letting go of λ to exact
-numbers, from Score to a whole fresh curve, and from starting app.py to an answer.
+numbers, from Score to a whole fresh curve, from navigation to the first verdict that is
+painted, and from starting app.py to an answer.
 """
 
 import os
@@ -20,7 +21,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PORT = 7878
 URL = f"http://127.0.0.1:{PORT}/"
 EXACT = "document.getElementById('dogerm-results').dataset.state === 'exact'"
+LIVE = "window.dogerm && dogerm.view.frame?.done && !dogerm.view.frame.recorded"
 RUNS = 30
+# Notes when the verdict was first on the screen: two frames after it was in the page.
+FIRST = """
+new MutationObserver((_, watching) => {
+  const results = document.getElementById("dogerm-results");
+  if (!results || results.dataset.state === "waiting") return;
+  watching.disconnect();
+  const note = () => { window.painted = [performance.now(), results.dataset.state]; };
+  requestAnimationFrame(() => requestAnimationFrame(note));
+}).observe(document, { subtree: true, childList: true, attributes: true });
+"""
 
 
 def start() -> tuple[subprocess.Popen, float]:
@@ -82,6 +94,28 @@ def curve_times(page) -> list[float]:
     return times
 
 
+def first_paints(browser) -> tuple[list[float], list[float]]:
+    """Milliseconds from navigation to a painted verdict, and to the browser's own first paint.
+
+    Of visitors who come for the first time: nothing is in their cache.
+    """
+    verdicts, paints = [], []
+    for _ in range(RUNS // 3):
+        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+        page.add_init_script(FIRST)
+        page.goto(URL)
+        page.wait_for_function("window.painted")
+        milliseconds, state = page.evaluate("window.painted")
+        if state != "recorded":
+            sys.exit("the page shows no recording: run python -m dogerm nano record")
+        verdicts.append(milliseconds)
+        paints.append(
+            page.evaluate("performance.getEntriesByType('paint')[0].startTime")
+        )
+        page.context.close()
+    return verdicts, paints
+
+
 def main() -> None:
     program, seconds = start()
     try:
@@ -91,15 +125,22 @@ def main() -> None:
             )
             page = browser.new_page(viewport={"width": 1280, "height": 800})
             page.goto(URL)
-            page.wait_for_function("window.dogerm && dogerm.view.frame?.done")
+            page.wait_for_function(LIVE)
             four_responses(page)
             page.click("#score")
             page.wait_for_timeout(2000)
             curves, releases = curve_times(page), release_times(page)
+            page.close()
+            verdicts, paints = first_paints(browser)
             browser.close()
     finally:
         program.terminate()
     print(f"app.py to a page that answers: {seconds:.1f} s")
+    print(
+        f"navigation to the first verdict: median {statistics.median(verdicts):.0f} ms, "
+        f"slowest {max(verdicts):.0f} ms (the browser's first paint: "
+        f"{statistics.median(paints):.0f} ms)"
+    )
     print(f"let go of λ to exact numbers: median {statistics.median(releases):.0f} ms")
     print(f"Score to a fresh 21-point curve: median {statistics.median(curves):.0f} ms")
 

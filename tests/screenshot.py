@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 from dogerm.ui import serve
 
 PORT = 7877
-READY = "window.dogerm && dogerm.view.frame?.done && dogerm.view.plotted"
+READY = "window.dogerm && dogerm.view.frame?.done && !dogerm.view.frame.recorded && dogerm.view.plotted"
 
 
 def main() -> None:

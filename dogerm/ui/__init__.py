@@ -78,11 +78,14 @@ def serve(
     keep = "device" if os.environ.get("SPACES_ZERO_GPU") else None
     engine = Engine.load(family, device, dtype, load_in_8bit, keep=keep)
     limits = PUBLIC if public else LOCAL
-    app = build(Studio(engine, name), public, mcp).queue(max_size=limits.waiting)
+    host = host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    local = host in ("127.0.0.1", "localhost", "::1") and not (share or public)
+    studio = Studio(engine, name, local)
+    app = build(studio, public, mcp).queue(max_size=limits.waiting)
     if spaces:
         on_gpu(app, spaces)
     app.launch(
-        server_name=host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+        server_name=host,
         server_port=port or int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
         share=share,
         theme=theme(),

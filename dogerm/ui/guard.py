@@ -28,7 +28,7 @@ class Page(gr.Blocks):
         explicit_call: bool = False,
     ) -> list[Any]:
         for widget, value in zip(block_fn.inputs, inputs):
-            _check_files(value, may_be=isinstance(widget, gr.File))
+            _check_files(value, may_be=isinstance(widget, gr.File | gr.UploadButton))
         return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
 

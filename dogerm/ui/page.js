@@ -24,6 +24,10 @@ Object.assign(window.dogerm, (() => {
   function current() {
     const { frame, curve, lam } = view;
     if (!frame) return null;
+    if (frame.recorded) {
+      const at = frame.points.lams.findIndex((x) => Math.abs(x - lam) < 1e-9);
+      return { base: frame.base, merged: at < 0 ? interpolated(frame.points, lam) : frame.points.rewards[at], exact: at >= 0 };
+    }
     if (Math.abs(frame.lam - lam) < 1e-9) return { base: frame.base, merged: frame.merged, exact: true };
     if (!curve || curve.lams[curve.lams.length - 1] < lam) return null;
     return { base: frame.base, merged: interpolated(curve, lam), exact: false };
@@ -113,7 +117,7 @@ Object.assign(window.dogerm, (() => {
   }
 
   function drawFormula() {
-    const shares = readShares();
+    const shares = view.frame?.recorded ? Object.entries(view.frame.shares).map(([name, value]) => ({ name, value })) : readShares();
     const total = shares.reduce((sum, s) => sum + s.value, 0);
     const terms = [["RM", 1 - view.lam], ...shares.map((s) => [s.name, total ? (view.lam * s.value) / total : 0])];
     const line = byId("formula");
@@ -143,6 +147,7 @@ Object.assign(window.dogerm, (() => {
   // Why the frame no longer answers what the widgets say, or nothing when it does.
   function staleness() {
     const { frame } = view;
+    if (frame.recorded) return "";
     const value = (block) => block.querySelector("textarea").value;
     const shown = [...document.querySelectorAll(".response")].filter((block) => block.offsetParent);
     const texts = [value(byId("instruction")), ...shown.map(value)];
@@ -165,9 +170,23 @@ Object.assign(window.dogerm, (() => {
     if (!figure) return;
     if (view.plotted !== figure) {
       view.plotted = figure;
-      drawFigure(plot, { ...figure, layout: { ...figure.layout, height: plot.clientHeight } }, "Reward against λ");
+      drawFigure(plot, { ...figure, layout: { ...figure.layout, height: plot.clientHeight, ...mark(figure.layout) } }, "Reward against λ");
     }
     Plotly.relayout(plot, { "shapes[0].x0": view.lam, "shapes[0].x1": view.lam, "shapes[0].visible": true });
+  }
+
+  // Text for a chart, where Plotly reads tags.
+  const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+  // What a recording was made on, for people.
+  const where = (made) => t("{0} on {1}, {2}, {3}", made.family, made.device, made.dtype, made.date.slice(0, 10));
+
+  // What a chart bears as long as its numbers come from a file.
+  function mark({ annotations = [] }) {
+    if (!view.frame.recorded) return {};
+    const text = t("recorded with {0}", escaped(where(view.frame.made)));
+    const place = { xref: "paper", yref: "paper", x: 0, y: 0, xanchor: "left", yanchor: "bottom", xshift: 6, yshift: 4, showarrow: false };
+    return { annotations: [...annotations, { ...place, text, font: { size: 11, color: "#b37208" } }] };
   }
 
   // Draws a figure, as the server made it, in the page's language, ink and type size; `label`
@@ -197,10 +216,12 @@ Object.assign(window.dogerm, (() => {
     drawFormula();
     const now = current();
     const stale = view.frame ? staleness() : "";
-    results.dataset.state = stale ? "stale" : now ? (now.exact ? "exact" : "near") : "waiting";
+    results.dataset.state = view.frame?.recorded ? "recorded" : stale ? "stale" : now ? (now.exact ? "exact" : "near") : "waiting";
     // What is heard: the answer, once it is exact, and not each value of a drag.
     byId("said").setAttribute("aria-live", now && !now.exact ? "off" : "polite");
     write(byId("stale"), t(stale));
+    const recorded = view.frame?.recorded && where(view.frame.made);
+    write(byId("recorded"), !recorded ? "" : view.replay ? t("Recorded with {0}.", recorded) : t("Recorded with {0}; live numbers follow.", recorded));
     if (!now) return;
     write(byId("verdict"), t(now.exact ? "{0}" : "≈ {0}", verdict(now.base, now.merged)));
     write(byId("flips"), stale ? "" : flips());
@@ -214,10 +235,11 @@ Object.assign(window.dogerm, (() => {
 
   function show(frame) {
     if (!frame || !frame.texts) return;
+    if (view.replay && !frame.recorded) return; // Score ends the replay before it asks
     if (frame.curve) {
       view.curve = frame.curve;
       view.figures = frame.figures;
-    } else if (!sameCurve(frame, view.frame)) {
+    } else if (!sameCurve(frame, view.frame) || view.frame.recorded) {
       view.curve = view.figures = null;
       if (frame.alone) byId("score").click(); // λ was let go after the text had changed
     } else {
@@ -228,6 +250,7 @@ Object.assign(window.dogerm, (() => {
     const lam = sliderValue();
     view.lam = lam === null || lam === undefined ? frame.lam : lam;
     draw();
+    if (frame.recorded) return; // panels ask the live model
     document.dispatchEvent(new CustomEvent("dogerm:frame", { detail: frame })); // for the panels
   }
 
@@ -236,12 +259,22 @@ Object.assign(window.dogerm, (() => {
     return input ? Number(input.value) : null;
   }
 
+  // What came with the page: the first example, recorded, until the live model has answered.
+  function first() {
+    const results = byId("dogerm-results");
+    if (view.frame) return;
+    if (!results) return void requestAnimationFrame(first);
+    if (results.dataset.recorded && !new URLSearchParams(location.search).has("s")) show(JSON.parse(results.dataset.recorded));
+  }
+  first();
+
+  function put(input, value) {
+    Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(input, String(value));
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+
   // Set λ and the domains' weights as a hand would, and score.
   function set(lam, shares) {
-    const put = (input, value) => {
-      Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(input, String(value));
-      input.dispatchEvent(new Event("input", { bubbles: true }));
-    };
     put(document.querySelector('#lam input[type="range"]'), lam);
     for (const block of document.querySelectorAll(".share")) {
       const label = block.querySelector("label");
@@ -284,5 +317,5 @@ Object.assign(window.dogerm, (() => {
   new MutationObserver(again).observe(document.documentElement, { attributes: true, attributeFilter: ["class"], subtree: false });
   document.addEventListener("dogerm:language", again);
 
-  return { show, stop, set, view, plot: drawFigure, shares: () => Object.fromEntries(readShares().map((s) => [s.name, s.value])) };
+  return { show, draw, stop, set, put, view, escaped, where, plot: drawFigure, shares: () => Object.fromEntries(readShares().map((s) => [s.name, s.value])) };
 })());

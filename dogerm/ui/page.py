@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,16 @@ import gradio as gr
 from dogerm.engine import Engine
 from dogerm.errors import DogermError
 from dogerm.scoring import letter
-from dogerm.ui import api, domain_map, options, pairs, recipe, tokens
+from dogerm.ui import (
+    api,
+    domain_map,
+    export,
+    options,
+    pairs,
+    recipe,
+    recordings,
+    tokens,
+)
 from dogerm.ui.controls import Controls
 from dogerm.ui.guard import Page
 from dogerm.ui.limits import LOCAL, MAX_RESPONSES, PUBLIC
@@ -37,6 +47,7 @@ PANELS: tuple[Callable[[Controls, bool], None], ...] = (
     tokens.build,
     domain_map.build,
     pairs.build,
+    export.build,
 )
 
 
@@ -73,6 +84,7 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
             )
             reset = gr.Button("Reset", size="sm", elem_id="reset", min_width=60)
 
+        gr.HTML('<div id="replay" role="status"></div>', padding=False)
         with gr.Row(elem_id="options"):
             settings = options.widgets()
 
@@ -92,6 +104,7 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
                         )
                         for i, domain in enumerate(_domains(studio, first))
                     ]
+                gr.HTML('<div id="replay-texts"></div>', padding=False)
                 chips = gr.Radio(
                     _titles(studio),
                     value=0,
@@ -124,7 +137,7 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
                     more = gr.Button("+ response", elem_id="more")
                     fewer = gr.Button("− response", elem_id="fewer")
             with gr.Column(scale=7, min_width=340, elem_id="results"):
-                gr.HTML(_results(), padding=False)
+                results = gr.HTML(_results(studio), padding=False)
                 gr.Plot(_empty_figure(), show_label=False, elem_id="plot")
 
         controls = Controls(
@@ -227,7 +240,13 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
             )
         stop.click(None, None, None, cancels=runs, js="() => dogerm.stop()")
         if not public:
-            _model_events(studio, model)
+
+            def at_first() -> None:
+                """What the page is sent with, for the model that is live now."""
+                header.value, results.value = _header(studio), _results(studio)
+                page.config = page.get_config_file()
+
+            _model_events(studio, model, at_first)
     return page
 
 
@@ -289,7 +308,7 @@ def _model_panel(studio: Studio) -> _Model:
     return _Model(family, dtype, in_8bit, device, plan, apply)
 
 
-def _model_events(studio: Studio, model: _Model) -> None:
+def _model_events(studio: Studio, model: _Model, on_loaded: Callable[[], None]) -> None:
     def preview(*choice: Any) -> str:
         with errors_for_people():
             return studio.preview(*choice)
@@ -297,6 +316,7 @@ def _model_events(studio: Studio, model: _Model) -> None:
     def load(*choice: Any) -> None:
         with errors_for_people():
             studio.load(*choice)
+            on_loaded()
 
     for widget in model.choice:
         widget.input(preview, model.choice, model.plan, **QUIET)
@@ -361,11 +381,15 @@ def _header(studio: Studio) -> str:
     </header>"""
 
 
-def _results() -> str:
-    return """
-    <section id="dogerm-results" data-state="waiting">
+def _results(studio: Studio) -> str:
+    """What the page draws into. It brings the first example's recorded curve, if there is one."""
+    take = recordings.shipped(studio.engine, studio.examples[0])
+    recorded = html.escape(json.dumps(recordings.frame(take))) if take else ""
+    return f"""
+    <section id="dogerm-results" data-state="waiting" data-recorded="{recorded}">
       <div id="said" role="status" aria-live="polite">
         <p id="verdict">Merging…</p>
+        <p id="recorded"></p>
         <p class="under"><span id="flips"></span> <span id="stale"></span></p>
       </div>
       <div class="columns" aria-hidden="true">

@@ -19,6 +19,7 @@ from dogerm.curves import Curve
 from dogerm.engine import Engine
 from dogerm.errors import DogermError
 from dogerm.merge import options_of
+from dogerm.provenance import made_on
 from dogerm.scoring import rewards, tokenise
 from dogerm.sweep import grow
 from dogerm.ui.controls import Request
@@ -95,6 +96,7 @@ def compare(engine: Engine, asked: Request) -> dict[str, Any]:
         "method": recipe.method,
         "options": options_of(recipe),
         "texts": asked.responses,
+        "made": made_on(engine).to_json(),
         "done": False,
     }
 

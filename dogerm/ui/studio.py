@@ -33,11 +33,13 @@ class Studio:
         engine: live at the start.
         source: what the engine's family is chosen by: its name, or the file it was
             read from.
+        local: whether only this machine's own users reach the page, who may write to
+            its disk.
     """
 
-    def __init__(self, engine: Engine, source: str):
+    def __init__(self, engine: Engine, source: str, local: bool = False):
         self._live: Engine | None = engine
-        self.source = source
+        self.source, self.local = source, local
         self._given = {source: engine.family}  # it may be in no file at all
         self.examples = read_examples(engine.family)
         self.agreement = in_8bit_words(engine)
