@@ -67,6 +67,13 @@ def test_a_family_file(tmp_path):
             "no domain LM 'q'",
         ),
         ('rm = "./x"\nlms.m = "./x"\ndefault.lam = 2', None, "between 0 and 1"),
+        (
+            'rm = "./x"\nreward_at = "eos"\n[lms]\nm = "./x"',
+            2,
+            "reward_at must be one of end, text-end, first-pad, got 'eos'",
+        ),
+        ('rm = "./x"\n[lms]\nm = "./x"\n[paper]\nlam = 1', 5, "unknown key 'lam'"),
+        ('rm = "./x"\n[lms]\nm = "./x"\n[paper]\nmax_tokens = 0', 5, "1 or more"),
     ],
 )
 def test_a_slip_in_a_family_file_is_named_with_file_and_line(
