@@ -19,13 +19,13 @@ from contextlib import closing
 from pathlib import Path
 
 import httpx
-from calling import endpoint, heard
+from calling import client, endpoint, heard
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 7879
 URL = f"http://127.0.0.1:{PORT}/"
 PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-ROUNDS = 6  # of three visitors one after another, and ten at once
+ALONE, ROUNDS = 15, 5  # visits alone; rounds of three one by one and ten at once
 PROMPT, ANSWERS = "Solve 8*x+3=11.", ["8*x=8\nAnswer: 1", "8*x=14\nAnswer: 2", "3", "4"]
 
 
@@ -66,20 +66,20 @@ def told(what: str, seconds: list[float]) -> None:
 
 
 def main() -> None:
+    given = [rows(), {"math": 1, "code": 1}, None, "linear", None]
     environment = os.environ | {"GRADIO_SERVER_PORT": str(PORT)}
     program = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment)
     try:
         while True:
             try:
-                httpx.get(URL)
+                client().get(URL)
                 break
             except httpx.TransportError:
                 time.sleep(0.2)
         print(f"load average before: {os.getloadavg()[0]:.1f}")
         score, pairs = endpoint(URL, "score"), endpoint(URL, "pairs")
-        lams = [0.1 + 0.8 * (run * 0.381 % 1) for run in range(30)]
+        lams = [0.1 + 0.8 * (run * 0.381 % 1) for run in range(ALONE)]
         told("alone", [seconds_of(lam, score) for lam in lams])
-        given = [rows(), {"math": 1, "code": 1}, None, "linear", None]
         progress: list[tuple[float, int]] = []
         enough = threading.Event()
 
@@ -98,7 +98,7 @@ def main() -> None:
             for run in range(ROUNDS):
                 if job.done():
                     break
-                one += [seconds_of(lam, score) for lam in lams[run : run + 3]]
+                one += [seconds_of(lam, score) for lam in lams[3 * run : 3 * run + 3]]
                 ten += visitors.map(lambda lam: seconds_of(lam, score), lams[:10])
             enough.set()
             job.result()

@@ -1,4 +1,4 @@
-"""The endpoints pairs and merge_report against the library."""
+"""The endpoints pairs and merge_report against the library, and the fold that shows them."""
 
 import hashlib
 import re
@@ -100,3 +100,19 @@ def test_every_endpoint_names_its_arguments_types_and_meaning(client):
     rows, _, lams, *_ = api["/pairs"]["parameters"]
     assert rows["python_type"]["type"] == "list[dict(str, Any)]"
     assert lams["parameter_has_default"]
+
+
+def test_the_fold_shows_lines_that_work_as_they_stand(visit, url):
+    page = visit()
+    page.click("#api button")
+    page.wait_for_function(
+        "document.querySelector('#api-calls pre')?.textContent.includes('http')"
+    )
+    connect, *calls = page.locator("#api-calls pre").all_text_contents()
+    assert f'Client("{url.rstrip("/")}")' in connect
+    assert len(calls) == 4
+    names = {}
+    exec(connect, names)  # noqa: S102
+    for call in calls:
+        assert isinstance(eval(call, names), dict)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280

@@ -28,11 +28,11 @@ TOOLS = ["score", "curve", "pairs", "merge_report"]
 
 async def asked(url: str, *call) -> tuple[list, object]:
     from mcp import ClientSession
-    from mcp.client.streamable_http import streamablehttp_client
+    from mcp.client.streamable_http import streamable_http_client
 
     address = f"{url}gradio_api/mcp/"
     async with (
-        streamablehttp_client(address) as (read, write, _),
+        streamable_http_client(address) as (read, write, _),
         ClientSession(read, write) as session,
     ):
         await session.initialize()
