@@ -150,4 +150,7 @@ def test_a_file_with_other_columns_is_named_with_what_it_lacks(visit, tmp_path):
     page.locator("#pairs-file input[type=file]").set_input_files(file)
     page.get_by_text("wrong.csv").first.wait_for()
     page.locator("#pairs-run").click()
-    page.get_by_text("prompt is missing").first.wait_for()
+    page.get_by_text(
+        "prompt is missing; the keys are question, good. "
+        "A row needs prompt with chosen and rejected"
+    ).first.wait_for()

@@ -290,9 +290,10 @@ def _fold(studio: Studio, mcp: bool) -> str:
 
 
 def _written(name: str, sentence: str, code: str) -> str:
+    own = 'translate="no"' if name in CALLS else ""
     return f"""
     <figure class="written">
-      <figcaption><span translate="no">{name}</span>
+      <figcaption><span {own}>{name}</span>
         <button type="button" class="copy" aria-label="Copy {name}">Copy</button></figcaption>
       <p>{html.escape(sentence)}</p>
       <pre translate="no" tabindex="0">{html.escape(code)}</pre>
