@@ -8,6 +8,7 @@ window.dogerm = (() => {
   const SAID = ["text", "name", "hovertemplate", "texttemplate", "ticktext", "customdata"]; // of a figure
   const LATIN = /[A-Za-z]{2}/;
   const words = new Map(), patterns = [];
+  const back = new Map(); // for Gradio's own words: a Chinese browser makes it speak Chinese itself
   const composed = new Map(); // what `t` made, in the other language → in English
   const known = new Map(); // English → in the other language, or null
   const texts = new WeakMap(), attributes = new WeakMap(), sentences = new WeakMap();
@@ -24,7 +25,10 @@ window.dogerm = (() => {
     const entries = Object.entries(JSON.parse(document.getElementById("dogerm-words").textContent));
     for (const [english, other] of entries) {
       words.set(english, other);
-      if (!/\{\d+\}/.test(english)) continue;
+      if (!/\{\d+\}/.test(english)) {
+        if (!back.has(other)) back.set(other, english);
+        continue;
+      }
       const parts = english.split(/\{(\d+)\}/); // text, number, text, number … text
       const source = parts.map((part, i) => (i % 2 ? "(.+?)" : part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")));
       const numbers = parts.filter((_, i) => i % 2).map(Number);
@@ -92,7 +96,7 @@ window.dogerm = (() => {
   // last made of the same place.
   function made(now, record) {
     const told = record && record.shown === now;
-    const english = told ? record.english : composed.get(now) ?? now;
+    const english = told ? record.english : composed.get(now) ?? back.get(whole(now)) ?? now;
     if (language === "en") return { english, shown: english };
     if (!told && english !== now) return { english, shown: now };
     const other = found(whole(english));
@@ -103,7 +107,7 @@ window.dogerm = (() => {
 
   function putText(node) {
     const record = texts.get(node);
-    if (!record && !LATIN.test(node.data) && !composed.has(node.data)) return;
+    if (!record && !LATIN.test(node.data) && !composed.has(node.data) && !back.has(whole(node.data))) return;
     const next = made(node.data, record);
     texts.set(node, next);
     if (node.data !== next.shown) node.data = next.shown;
@@ -178,16 +182,19 @@ window.dogerm = (() => {
   }
 
   function speak(chosen) {
-    if (chosen === OTHER && !words.size) read();
+    const chinese = chosen === OTHER || isChinese(navigator.language);
+    if (chinese && !words.size) read();
     observer.disconnect();
     language = chosen;
     document.documentElement.lang = chosen;
     walk(document.body);
     mark();
-    if (chosen !== "en")
+    if (chinese)
       observer.observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ATTRIBUTES });
     document.dispatchEvent(new CustomEvent("dogerm:language", { detail: chosen }));
   }
+
+  const isChinese = (name) => /^zh/i.test(name);
 
   function stored(chosen) {
     try {
@@ -200,7 +207,7 @@ window.dogerm = (() => {
 
   function first() {
     const asked = new URLSearchParams(location.search).get("lang") || stored() || navigator.language || "en";
-    return asked.toLowerCase().startsWith("zh") ? OTHER : "en";
+    return isChinese(asked) ? OTHER : "en";
   }
 
   document.addEventListener("click", ({ target }) => {
