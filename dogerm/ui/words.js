@@ -46,22 +46,21 @@ window.dogerm = (() => {
     const asked = `${ours}${english}`;
     if (known.has(asked)) return known.get(asked);
     const lower = english.charAt(0).toLowerCase() + english.slice(1); // an error begins a sentence
-    let other = words.get(english) ?? words.get(lower) ?? null;
-    for (const text of other === null && LATIN.test(english) ? [english, lower] : []) {
-      const pattern = patterns.find((one) => (ours || one.alone) && one.english.test(text));
-      if (!pattern) continue;
-      const values = [];
+    let other = words.get(english) ?? words.get(lower) ?? bySentence(english);
+    const pattern = other === null && LATIN.test(english) &&
+      patterns.find((one) => (ours || one.alone) && (one.english.test(english) || one.english.test(lower)));
+    if (pattern) {
+      const values = [], text = pattern.english.test(english) ? english : lower;
       text.match(pattern.english).slice(1).forEach((value, i) => (values[pattern.numbers[i]] = found(value, true) ?? value));
       other = fill(pattern.other, values);
-      break;
     }
-    return remember(known, asked, other ?? bySentence(english, ours));
+    return remember(known, asked, other);
   }
 
   // Of several sentences each; null when one is not known.
-  function bySentence(english, ours) {
+  function bySentence(english) {
     const parts = english.split(/(?<=[.?!…])\s+(?=\p{Lu}|\W)/u);
-    const others = parts.length > 1 ? parts.map((part) => found(part, ours)) : [null];
+    const others = parts.length > 1 ? parts.map((part) => found(part)) : [null];
     return others.includes(null) ? null : others.join("");
   }
 
