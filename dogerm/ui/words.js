@@ -218,6 +218,10 @@ window.dogerm = (() => {
     stored(button.dataset.language);
     speak(button.dataset.language);
   });
+  // Gradio writes the browser's language here once its own words are loaded.
+  new MutationObserver(() => {
+    if (document.documentElement.lang !== language) document.documentElement.lang = language;
+  }).observe(document.documentElement, { attributes: true, attributeFilter: ["lang"] });
   speak(first());
 
   return { t, figure, locale, language: () => language };
