@@ -130,8 +130,8 @@ class Method:
     Args:
         formula: for people.
         source: where the formula comes from.
-        merge: one parameter in float32, from `Inputs` and the options; None for
-            linear, which has a path of its own.
+        merge: one parameter, from `Inputs` and the options: a tensor, or what
+            `Inputs.write` gives; None for linear, which has a path of its own.
         options: its settings by name.
         needs_parent: whether it works on task vectors.
         elementwise: whether part of a parameter can be merged without the rest.
@@ -265,12 +265,11 @@ def merge_parameter(
     elif method.merge is None:
         linear(out, rm, lms, recipe)
     else:
-        base = None if parent is None else parent.float()
         shares = list(recipe.shares.values())
-        inputs = Inputs(
-            rm.float(), [lm.float() for lm in lms], shares, recipe.lam, base, name
-        )
-        out.copy_(method.merge(inputs, **options_of(recipe)))
+        inputs = Inputs(rm, lms, shares, recipe.lam, parent, name, out)
+        result = method.merge(inputs, **options_of(recipe))
+        if result is not out:
+            out.copy_(result)
 
 
 def options_of(recipe: Recipe) -> dict[str, float]:

@@ -17,8 +17,9 @@ from dogerm.merge import METHODS, merge_parameter
 from dogerm.peers import alternating
 from dogerm.recipe import Recipe
 
-# How often a formula must visit every value: once, and once more for each statistic of a
-# whole row or parameter (a norm, an angle, a rank, a quantile) that must be known before.
+# How often a formula must visit every value: once to write the result, and before that once
+# for inner products or a sum over the whole parameter, twice for exact ranks in it (their
+# upper digits, then the lower ones). Ranks in a row are found while it is in the cache.
 PASSES: Mapping[str, int] = {
     "linear": 1,
     "task_arithmetic": 1,
@@ -26,18 +27,20 @@ PASSES: Mapping[str, int] = {
     "nuslerp": 2,
     "multislerp": 2,  # all inner products
     "karcher": 2,  # the same: the iteration is in their span
-    "ties": 2,  # where each task vector is cut
+    "ties": 3,  # where each task vector is cut
     "dare_linear": 1,
     "dare_ties": 1,
-    "della_linear": 2,  # ranks in each row
-    "della": 2,
-    "breadcrumbs": 2,
-    "breadcrumbs_ties": 2,
-    "sce": 3,  # which entries are selected, then their energy
+    "della_linear": 1,
+    "della": 1,
+    "breadcrumbs": 3,
+    "breadcrumbs_ties": 3,
+    "sce": 2,  # energy; at a density below 1 three more, for which entries are selected
     "model_stock": 2,
     "nearswap": 1,
-    "arcee_fusion": 3,  # each row's divergence, then the quartiles
+    "arcee_fusion": 3,  # the quartiles
 }
+
+CACHE = 1 << 20  # bytes that the smallest of a core's own caches for data hold today
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,11 @@ class MethodSpeed:
         ratio: to linear's seconds.
         extra: bytes at most held beside sources and result, in sizes of the parameter
             in float32; what an operation takes inside itself (a sort's) not counted.
-        moved: bytes that its operations read and write, against linear's, which reads
-            each source and writes the result once.
+        moved: bytes that its operations read from memory and write to it, in sizes of
+            the parameter; what stays in a cache of CACHE bytes not counted.
         passes: over every value that its formula needs, see PASSES.
+        needed: what `moved` is when each pass reads every source once and the last
+            one writes the result.
     """
 
     method: str
@@ -60,6 +65,7 @@ class MethodSpeed:
     extra: float
     moved: float
     passes: int
+    needed: int
 
 
 def measure_methods(
@@ -81,17 +87,21 @@ def measure_methods(
     seconds = alternating([partial(merge, r) for r in recipes], device, repeats)
     used = []
     for recipe in recipes:
-        with Used() as one:
+        with Used(CACHE) as one:
             merge(recipe)
         used.append(one)
+    models = {
+        recipe.method: 3 + METHODS[recipe.method].needs_parent for recipe in recipes
+    }
     return tuple(
         MethodSpeed(
             method=recipe.method,
             seconds=time,
             ratio=time / seconds[0],
             extra=one.most / (4 * rm.numel()),
-            moved=one.moved / used[0].moved,
+            moved=one.moved / rm.nbytes,
             passes=PASSES[recipe.method],
+            needed=PASSES[recipe.method] * models[recipe.method] + 1,
         )
         for recipe, time, one in zip(recipes, seconds, used)
     )
@@ -100,13 +110,19 @@ def measure_methods(
 class Used(TorchDispatchMode):
     """Counts what torch operations do inside its block.
 
+    Args:
+        cache: bytes of a tensor that stays where it is used. Such a tensor moves none,
+            nor does such a part of a larger one that is the last that was used of it.
+
     Attributes:
         moved: bytes read and written; views move none.
         most: bytes of new tensors that were alive together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cache: int = 0) -> None:
         super().__init__()
+        self._cache = cache
+        self._last: dict[int, tuple[int, int]] = {}
         self.moved = self.most = self._alive = 0
         self._holders: Counter[int] = Counter()
 
@@ -119,12 +135,21 @@ class Used(TorchDispatchMode):
             read = [t for t in _tensors((args, kwargs)) if t is not kwargs.get("out")]
             if func.overloadpacket is torch.ops.aten.copy_:
                 read = [args[1]]
-            self.moved += sum(t.nbytes for t in (*read, *written))
+            self.moved += sum(map(self._moves, (*read, *written)))
         for tensor in _tensors(result):
             storage = tensor.untyped_storage()
             if storage._cdata not in before or self._holders[storage._cdata]:
                 self._hold(tensor, storage._cdata, storage.nbytes())
         return result
+
+    def _moves(self, tensor: Tensor) -> int:
+        storage, size = tensor.untyped_storage(), tensor.nbytes
+        if storage.nbytes() <= self._cache:
+            return 0
+        part = tensor.storage_offset(), tensor.numel()
+        again = size <= self._cache and self._last.get(storage._cdata) == part
+        self._last[storage._cdata] = part
+        return 0 if again else size
 
     def _hold(self, tensor: Tensor, key: int, nbytes: int) -> None:
         """Count the storage as alive until the last tensor on it has gone."""

@@ -154,10 +154,52 @@ def plain(models, method):
     raise AssertionError(method)
 
 
+@pytest.fixture(params=["whole", "in blocks"])
+def block(request, monkeypatch):
+    """A parameter of these tests is one block, or many."""
+    if request.param == "in blocks":
+        monkeypatch.setattr(methods, "BLOCK", 50)
+
+
 @pytest.mark.parametrize("method", sorted(set(METHODS) - RANDOM))
-def test_a_method_is_its_formula(models, method):
+def test_a_method_is_its_formula(models, method, block):
     # float32 against float64 on values up to 4, after a few dozen operations.
     np.testing.assert_allclose(merged(models, method), plain(models, method), atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [(name, {}) for name in sorted(RANDOM)]
+    + [("nuslerp", {"rows": 1}), ("sce", {"density": 0.3})],
+)
+def test_blocks_change_nothing(models, method, options, monkeypatch):
+    whole = merged(models, method, **options)
+    monkeypatch.setattr(methods, "BLOCK", 50)
+    np.testing.assert_allclose(merged(models, method, **options), whole, atol=1e-6)
+
+
+def test_sce_keeps_the_part_of_largest_variance(models):
+    p, rm, a, b = (models[key] for key in ("parent", "rm", "a", "b"))
+    deltas = np.stack([rm - p, a - p, b - p])
+    variance = deltas.var(0)
+    few = np.sort(variance.ravel())[-int(0.3 * variance.size)]
+    dropped = variance < few
+    found = merged(models, "sce", lam=1.0, density=0.3)
+    np.testing.assert_allclose(found[dropped], p[dropped], atol=1e-6)
+    assert (np.abs(found - p)[~dropped] > 1e-6).mean() > 0.95
+
+
+@pytest.mark.parametrize("size", [1, 7, 300])
+def test_ranks_are_those_of_sorted_values(size, monkeypatch):
+    draw = np.random.default_rng(size)
+    values = np.abs(draw.normal(size=(2, size))).astype(np.float32)
+    values[0, : size // 3] = 0  # many of one size
+    values[1, size // 2 :] = values[1, 0]
+    monkeypatch.setattr(methods, "BLOCK", 50)
+    x = methods.Inputs(torch.tensor(values[0]), [torch.tensor(values[1])], [1.0], 1.0)
+    ranks = sorted({0, size // 2, size - 1})
+    found = methods._at_ranks(x, lambda part: [part.rm, part.lms[0]], ranks)
+    assert found == np.sort(values, axis=1)[:, ranks].tolist()
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "della_linear"])
