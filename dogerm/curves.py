@@ -34,7 +34,8 @@ class Curve:
         lams: ascending.
         rewards: a row per λ, a reward per response.
         flips: where the top response changes, ascending.
-        recipe: shares, method and options of every point; its own λ says nothing.
+        recipe: shares, method, options, layers and parts of every point; its own λ says
+            nothing.
     """
 
     lams: tuple[float, ...]

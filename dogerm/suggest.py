@@ -1,4 +1,4 @@
-"""Which λ, mix, method and options? Searched on validation pairs, judged on held-out ones."""
+"""Which λ, mix, method, options and layers? Searched on validation pairs, judged on held-out ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dogerm.engine import Engine
 from dogerm.errors import InputError, RecipeError
 from dogerm.merge import METHODS, check_method
 from dogerm.provenance import described
-from dogerm.recipe import Recipe
+from dogerm.recipe import SHAPES, Recipe
 from dogerm.rows import Row, Tokenised
 from dogerm.scoring import chat_messages, rewards
 from dogerm.sweep import GRID
@@ -247,7 +247,9 @@ def _search(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = _Space(list(judge.engine.family.lms), methods)
+    engine = judge.engine
+    shapes = shapes_for(engine.fit.anatomy.layers)
+    space = _Space(list(engine.family.lms), methods, shapes)
     study = optuna.create_study(
         direction="maximize",
         sampler=optuna.samplers.TPESampler(
@@ -272,7 +274,7 @@ def _search(
         trial = study.ask()
         recipe = space.recipe(trial)
         try:
-            check_method(recipe, PARENT in judge.engine.sources.lms)
+            check_method(recipe, PARENT in engine.sources.lms)
         except RecipeError:  # of two options that are fine each, but not together
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
@@ -283,19 +285,26 @@ def _search(
 
 
 class _Space:
-    """Recipes as parameters of a search: method, λ, a mix of the LMs, the method's options.
+    """Recipes as parameters of a search: method, λ, a mix of the LMs, options, layers.
 
     The mix of D LMs is D - 1 numbers in [0, 1]: what each takes of the rest, so that
     uniform numbers are a uniform mix. λ and shares are rounded to 0.01.
     """
 
-    def __init__(self, lms: Sequence[str], methods: Sequence[str]):
+    def __init__(
+        self,
+        lms: Sequence[str],
+        methods: Sequence[str],
+        shapes: Sequence[str] = ("constant",),
+    ):
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
         self.lms, self.methods = list(lms), list(dict.fromkeys(methods))
+        self.shapes = list(shapes)
         self.fixed = {
             "method": CategoricalDistribution(self.methods),
             "lam": FloatDistribution(0, 1),
+            "layers": CategoricalDistribution(self.shapes),
             **{f"mix {name}": FloatDistribution(0, 1) for name in self.lms[:-1]},
         }
 
@@ -313,7 +322,8 @@ class _Space:
             for name, option in METHODS[method].options.items()
             if option.searched
         }
-        return Recipe(lam, shares, method, options)
+        layers = trial.suggest_categorical("layers", self.shapes)
+        return Recipe(lam, shares, method, options, layers)
 
     def parameters(self, recipe: Recipe) -> dict[str, Any]:
         """What `recipe` would have made this recipe of, leaving out its options."""
@@ -323,10 +333,11 @@ class _Space:
             taken = min(1.0, share / rest) if rest > 1e-9 else 0.0
             mix[f"mix {name}"] = 1 - (1 - taken) ** after
             rest -= share
-        return {"method": recipe.method, "lam": recipe.lam, **mix}
+        own = {"method": recipe.method, "lam": recipe.lam, "layers": recipe.layers}
+        return own | mix
 
     def starts(self, linear: Recipe) -> Iterator[dict[str, Any]]:
-        """Where to look first: every method where linear is best, and each LM alone."""
+        """Where to look first: each method, LM alone and shape over the layers, where linear is best."""
         for method in self.methods:
             if method != "linear":
                 options = {
@@ -338,6 +349,9 @@ class _Space:
         if len(self.lms) > 1 and "linear" in self.methods:
             for name in self.lms:
                 yield self.parameters(Recipe(linear.lam, {name: 1}))
+        if "linear" in self.methods:
+            for shape in self.shapes[1:]:
+                yield self.parameters(linear) | {"layers": shape}
 
     def _with_rest(self) -> Iterator[tuple[int, str]]:
         """Every LM but the last, with how many come after it."""
@@ -352,6 +366,12 @@ class _Space:
             return trial.suggest_int(parameter, int(low), int(high))
         value = trial.suggest_float(parameter, low, high, log=option.logarithmic)
         return float(f"{value:.2g}")
+
+
+def shapes_for(layers: int) -> list[str]:
+    """The shapes of λ over depth that differ in a model of so many layers, constant first."""
+    least = {"constant": 0, "ramp": 2, "ramp-down": 2, "middle": 3}
+    return [shape for shape in SHAPES if layers >= least[shape]]
 
 
 def _key(row: Row) -> str:
@@ -378,6 +398,7 @@ def _described(
         "trials": trials,
         "seed": seed,
         "linear_lams": list(GRID),
+        "layers": shapes_for(engine.fit.anatomy.layers),
         "optimiser": f"Optuna {_optuna()}, TPE",
         **own,
         "validation_pairs": len(validation.scored),

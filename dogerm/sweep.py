@@ -27,6 +27,8 @@ def curve(
     lams: Sequence[float] | None = None,
     method: str = "linear",
     options: Mapping[str, Any] | None = None,
+    layers: str | Sequence[float] = "constant",
+    parts: Mapping[str, float] | None = None,
 ) -> Curve:
     """Rewards at every λ of a grid (0 to 1 by 0.05), and every flip to within 0.005.
 
@@ -37,7 +39,7 @@ def curve(
         InputError: fewer than two responses, or a text that cannot be scored.
         RecipeError: a grid of fewer than two points, or a recipe that cannot be meant.
     """
-    recipe = engine.family.recipe(0, shares, method, options)
+    recipe = engine.family.recipe(0, shares, method, options, layers, parts)
     *_, last = grow(engine, prompt, responses, recipe, lams)
     return last
 

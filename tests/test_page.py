@@ -386,6 +386,16 @@ def test_typed_endpoints_score_and_curve(url, engine):
     assert [f["before"] for f in found["flips"]] == [
         f["before"] for f in wanted["flips"]
     ]
+    reach = {"layers": "ramp", "parts": {"mlp": 0.5}}
+    found = client.predict(
+        PROMPT, ANSWERS, {"math": 1}, [0, 1], api_name="/curve", **reach
+    )
+    recipe = Recipe(1, {"math": 1}, **reach)
+    wanted = score(engine, recipe, [(PROMPT, ANSWERS)])[0]
+    assert found["rewards"][1] == pytest.approx(wanted, abs=CLOSE)
+    found = client.predict(PROMPT, ANSWERS, 1, {"math": 1}, api_name="/score", **reach)
+    assert found["merged"] == pytest.approx(wanted, abs=CLOSE)
+    assert found["recipe"] == recipe.to_json()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -14,10 +15,10 @@ from dogerm.errors import InputError, RecipeError
 from dogerm.family import Family
 from dogerm.merge import options_of
 from dogerm.nano.pairs import write_pairs
-from dogerm.recipe import Recipe
+from dogerm.recipe import SHAPES, Recipe
 from dogerm.rows import read_rows, tokenise_rows
 from dogerm.scoring import score
-from dogerm.suggest import _Space, check_pairs, merit, suggest
+from dogerm.suggest import _Space, check_pairs, merit, shapes_for, suggest
 from dogerm.sweep import GRID
 
 WORDS = [
@@ -129,13 +130,15 @@ def test_every_mix_can_be_written_as_parameters_of_the_search(count):
     from optuna.trial import FixedTrial
 
     names = ["math", "code", "law", "chat"][:count]
-    space = _Space(names, ["linear", "slerp"])
+    space = _Space(names, ["linear", "slerp"], ["constant", "ramp"])
     mixes = [{name: 1} for name in names]
     mixes += [{a: 0.25, b: 0.75} for a, b in pairwise(names)]
     mixes += [dict.fromkeys(names, 1)] if count in (2, 4) else []
     for mix in mixes:
         recipe = Recipe(0.37, mix)
         assert space.recipe(FixedTrial(space.parameters(recipe))) == recipe
+        ramp = replace(recipe, layers="ramp")
+        assert space.recipe(FixedTrial(space.parameters(ramp))) == ramp
 
 
 def test_the_suggestion_is_the_best_on_validation_and_judged_on_other_pairs(
@@ -162,6 +165,25 @@ def test_the_suggestion_is_the_best_on_validation_and_judged_on_other_pairs(
     assert found.against_linear.difference == pytest.approx(
         ours.accuracy - theirs.accuracy
     )
+
+
+def test_layers_are_searched_in_the_shapes_that_the_model_has(engine, files):
+    found = suggest(engine, *tokenised(engine, files), trials=14, seed=2)
+    tried = {judged.recipe.layers for judged in found.judged}
+    assert tried == {
+        "constant",
+        "ramp",
+        "ramp-down",
+    }  # of two layers none is in the middle
+    assert found.settings["layers"] == ["constant", "ramp", "ramp-down"]
+    assert {judged.recipe.layers for judged in found.judged[: len(GRID)]} == {
+        "constant"
+    }
+    ramp = next(j for j in found.judged if j.recipe.layers == "ramp")
+    assert ramp.to_json()["layers"] == "ramp"
+    assert ramp.metric.accuracy == accuracy(engine, ramp.recipe, files[0])
+    assert shapes_for(1) == shapes_for(0) == ["constant"]
+    assert shapes_for(3) == list(SHAPES)
 
 
 def test_the_same_seed_suggests_the_same(engine, files):

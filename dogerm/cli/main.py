@@ -298,7 +298,7 @@ def suggest(
         str | None, typer.Option(metavar="FILE.json", help="Also everything as JSON.")
     ] = None,
 ) -> None:
-    """λ, mix, method and its options, chosen on one file of pairs and judged on another.
+    """λ, mix, method, options and layers, chosen on one file of pairs and judged on another.
 
     The suggestion is compared with plain linear at its own best λ, chosen on the same
     pairs, by a paired test on the held-out ones.

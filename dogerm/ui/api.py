@@ -69,6 +69,8 @@ def _endpoints(studio: Studio, limits: Limits) -> None:
         shares: dict[str, float],
         method: str = "linear",
         options: dict[str, float] | None = None,
+        layers: str = "constant",
+        parts: dict[str, float] | None = None,
     ) -> dict[str, Any]:
         """Rewards of responses to one instruction, from a plain reward model and from DogeRM.
 
@@ -83,13 +85,20 @@ def _endpoints(studio: Studio, limits: Limits) -> None:
             shares: how much of each domain's model, by name, for example {"math": 1}; {} for the defaults.
             method: how weights are merged; linear is the paper's.
             options: of the method, for example {"density": 0.5}; its defaults if left out.
+            layers: how λ goes over the layers: constant, ramp, ramp-down, middle, or a number for each like 0,0.5,1.
+            parts: what λ is multiplied with in attention, mlp, norms or embeddings, for example {"attention": 0.5}; 1 if left out.
 
         Returns:
             base and merged, a reward per response; the recipe; and the formula in words.
         """
         with errors_for_people():
             recipe = studio.family.recipe(
-                lam, _mapping("shares", shares), method, _mapping("options", options)
+                lam,
+                _mapping("shares", shares),
+                method,
+                _mapping("options", options),
+                layers,
+                _mapping("parts", parts),
             )
             limits.check_texts(instruction, _list("responses", responses))
             frame = compare(studio.engine, Request(recipe, instruction, responses))
@@ -107,6 +116,8 @@ def _endpoints(studio: Studio, limits: Limits) -> None:
         lams: list[float] | None = None,
         method: str = "linear",
         options: dict[str, float] | None = None,
+        layers: str = "constant",
+        parts: dict[str, float] | None = None,
     ) -> dict[str, Any]:
         """Rewards of responses to one instruction at every λ, and where the best one changes.
 
@@ -117,6 +128,8 @@ def _endpoints(studio: Studio, limits: Limits) -> None:
             lams: numbers from 0 (the plain reward model) to 1; 0 to 1 by 0.05 if left out.
             method: how weights are merged; linear is the paper's.
             options: of the method, for example {"density": 0.5}; its defaults if left out.
+            layers: how λ goes over the layers: constant, ramp, ramp-down, middle, or a number for each like 0,0.5,1.
+            parts: what λ is multiplied with in attention, mlp, norms or embeddings, for example {"attention": 0.5}; 1 if left out.
 
         Returns:
             lams; rewards, a list per λ with a reward per response; flips, the λ at which the best response changes from index before to index after.
@@ -132,6 +145,8 @@ def _endpoints(studio: Studio, limits: Limits) -> None:
                 lams,
                 method,
                 _mapping("options", options),
+                layers,
+                _mapping("parts", parts),
             )
             return found.to_json()
 
@@ -261,7 +276,12 @@ def _list(name: str, value: Any) -> list[Any]:
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any] | None:
     """The family's or the method's defaults when none are given; {} and None both mean none."""
-    example = {"shares": {"math": 1, "code": 0.5}, "options": {"density": 0.5}}[name]
+    examples = {
+        "shares": {"math": 1, "code": 0.5},
+        "options": {"density": 0.5},
+        "parts": {"attention": 0.5},
+    }
+    example = examples[name]
     if value is not None and not isinstance(value, Mapping):
         raise InputError(f"{name} must be a mapping like {example}, got {value!r:.80}.")
     return value or None
