@@ -66,6 +66,14 @@ def demo(
     public: Annotated[bool, typer.Option(help="Hardened, for strangers.")] = False,
     offline: Annotated[bool, typer.Option(help="Ask no host at all.")] = False,
     mcp: Annotated[bool, typer.Option(help="Tools for agents as well.")] = False,
+    reports: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the page finds and keeps reports.",
+            show_default="DOGERM_REPORTS, else ./reports",
+        ),
+    ] = None,
 ) -> None:
     """Serve the page on this machine, until interrupted."""
     from dogerm.ui import serve
@@ -81,6 +89,7 @@ def demo(
         mcp=mcp,
         device=device,
         dtype=dtype,
+        reports=reports,
     )
 
 

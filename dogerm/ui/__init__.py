@@ -31,6 +31,7 @@ def serve(
     mcp: bool = False,
     device: str = "auto",
     dtype: str | None = None,
+    reports: str | Path | None = None,
     block: bool = True,
 ):
     """Load the family and serve the page until interrupted; returns the running app.
@@ -43,6 +44,7 @@ def serve(
         public: for strangers: one family, and the limits PUBLIC in dogerm/ui/limits.py.
         offline: ask no host, the hub least of all; what is not on this machine is an error.
         mcp: serve the endpoints as tools for agents too, at /gradio_api/mcp/.
+        reports: the folder of stored reports; None: DOGERM_REPORTS, else ./reports.
         block: wait until interrupted.
 
     Raises:
@@ -60,6 +62,8 @@ def serve(
             "MCP needs a package that is not installed: pip install 'gradio[mcp]'."
         )
     spaces = _spaces()  # before torch, which it changes
+    if reports:
+        os.environ["DOGERM_REPORTS"] = str(reports)
     from starlette.middleware import Middleware
 
     from dogerm.engine import Engine

@@ -15,10 +15,12 @@ from dogerm.errors import DogermError
 from dogerm.scoring import letter
 from dogerm.ui import (
     api,
+    benchmarks,
     domain_map,
     export,
     options,
     pairs,
+    paper,
     recipe,
     recordings,
     tokens,
@@ -47,6 +49,8 @@ PANELS: tuple[Callable[[Controls, bool], None], ...] = (
     tokens.build,
     domain_map.build,
     pairs.build,
+    benchmarks.build,
+    paper.build,
     export.build,
 )
 
