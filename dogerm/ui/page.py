@@ -23,6 +23,7 @@ from dogerm.ui import (
     paper,
     recipe,
     recordings,
+    story,
     tokens,
 )
 from dogerm.ui.controls import Controls
@@ -181,6 +182,8 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
                     for i, text in enumerate(_filled(chosen.responses))
                 ),
             ]
+
+        story.build(controls, set_to)
 
         def example(index: int | None) -> list[Any]:
             return set_to(studio.examples[int(index or 0)])
@@ -379,6 +382,7 @@ def _header(studio: Studio) -> str:
       <h1>DogeRM Studio</h1>
       <p class="what">A reward model learns a domain by merging weights.
         <a href="{PAPER}" target="_blank" rel="noopener">The paper</a></p>
+      <p><button type="button" class="story-open-button">Tell it as a story</button></p>
       <p class="status" id="status">{status}</p>
       <p class="languages" role="group" aria-label="Language" translate="no">{languages}</p>
       {agrees}
