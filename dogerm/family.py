@@ -43,12 +43,20 @@ _KEYS = {
     "lms": dict,
     "notes": dict,
     "default": dict,
+    "setting": list,
     "paper": dict,
     "dtype": str,
     "examples": str,
 } | _READING
 _CHOICES = {"reward_at": get_args(RewardAt), "too_long": get_args(WhenTooLong)}
-_CALLED = {str: "text", bool: "true or false", int: "a whole number", dict: "a table"}
+_CALLED = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    dict: "a table",
+    list: "tables, each under a line [[setting]]",
+}
+_SETTING_KEYS = ("name", "lam", "shares")
 _DTYPES = ("float32", "bfloat16", "float16")
 # A hub id, ORG/NAME, with the revision that is wanted after an @.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -65,6 +73,15 @@ class Example:
     lam: float | None = None
     method: str = "linear"
     options: dict[str, float] = field(default_factory=dict)
+    pins: tuple[dict[str, Any], ...] = ()  # other settings, to compare with
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A named setting that is worth a look, one click away on the page."""
+
+    name: str
+    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -79,6 +96,7 @@ class Family:
         title, note: shown on the page; the note says what the family is not good for.
         notes: a sentence on some of the LMs, by domain.
         lam, shares: the default recipe.
+        own_settings: named by the family; `settings` has them and those every family has.
         system: system message put before every conversation, if any.
         template: chat template (Jinja) that replaces the tokenizer's own, if any.
         add_special_tokens: let the tokenizer add its own on top of the template's. With
@@ -100,6 +118,7 @@ class Family:
     notes: Mapping[str, str] = field(default_factory=dict)
     lam: float = 0.5
     shares: Mapping[str, float] = field(default_factory=dict)
+    own_settings: Sequence[Setting] = ()
     system: str | None = None
     template: str | None = None
     add_special_tokens: bool = False
@@ -179,6 +198,21 @@ class Family:
         lam = self.lam if lam is None else lam
         return Recipe(lam, shares, method, dict(options or {}), layers, parts or {})
 
+    def settings(self) -> list[Setting]:
+        """The plain reward model, the default, each domain alone; then the family's own.
+
+        One of its own takes the place of the one of that name. A domain alone is left
+        out where that is the default.
+        """
+        default = self.recipe()
+        named = {"base RM": default.with_lam(0), "default": default}
+        for name in self.lms:
+            alone = self.recipe(shares={name: 1.0})
+            if alone != default:
+                named[f"{name} alone"] = alone
+        named |= {setting.name: setting.recipe for setting in self.own_settings}
+        return [Setting(name, recipe) for name, recipe in named.items()]
+
 
 def read_examples(family: Family) -> list[Example]:
     """The family's examples; a plain one for a family that has none.
@@ -257,7 +291,40 @@ def _from_toml(data: dict[str, Any], text: str, path: Path) -> Family:
     except RecipeError as error:
         slip = "lam" if "λ" in str(error) else "shares"
         raise fail(f"[default]: {error}", "default", slip) from None
-    return family
+    own = _settings(family, data.get("setting", ()), fail)
+    return replace(family, own_settings=own)
+
+
+def _settings(
+    family: Family, tables: Sequence[Any], fail: Callable[..., FamilyError]
+) -> tuple[Setting, ...]:
+    """The [[setting]] tables; what one leaves out is the family's default."""
+    found: dict[str, Setting] = {}
+    for number, table in enumerate(tables):
+        at = ("setting", str(number))
+        if not isinstance(table, dict):
+            raise fail(
+                f"setting must be {_CALLED[list]}, got {table!r:.80}.", "setting"
+            )
+        for key in table:
+            if key not in _SETTING_KEYS:
+                known = ", ".join(_SETTING_KEYS)
+                raise fail(f"[[setting]] holds {known}, not {key!r}.", *at, key)
+        name, shares = table.get("name"), table.get("shares", {})
+        if not isinstance(name, str) or not name.strip():
+            raise fail(
+                "a [[setting]] must have a name, text for its chip.", *at, "name"
+            )
+        if name in found:
+            raise fail(f"there is another [[setting]] named {name!r}.", *at, "name")
+        if not isinstance(shares, dict):
+            raise fail("shares must be a table like { math = 1 }.", *at, "shares")
+        try:
+            found[name] = Setting(name, family.recipe(table.get("lam"), shares))
+        except RecipeError as error:
+            slip = "lam" if "λ" in str(error) else "shares"
+            raise fail(f"[[setting]] {name!r}: {error}", *at, slip) from None
+    return tuple(found.values())
 
 
 def _check(data: dict[str, Any], fail: Callable[..., FamilyError]) -> None:
@@ -314,9 +381,12 @@ def _line_of(text: str, keys: tuple[str, ...]) -> int | None:
     Reads headers and `key =` at the start of lines, which is how these files are written;
     a key set in another way is reported without its line.
     """
-    found, header = None, ()
+    found, header, settings = None, (), 0
     for number, line in enumerate(text.splitlines(), 1):
-        if match := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
+        if re.match(r"\s*\[\[\s*setting\s*\]\]", line):
+            here = header = ("setting", str(settings))
+            settings += 1
+        elif match := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
             header = tuple(match[1].split("."))
             here = header
         elif match := re.match(r"""\s*["']?([\w.-]+)["']?\s*=""", line):

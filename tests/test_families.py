@@ -15,6 +15,11 @@ from dogerm.scoring import tokenise
 
 PAPER = "llama2-7b"
 
+SETTINGS = (
+    'rm = "./x"\n[lms]\nm = "./x"\n[default]\nlam = 0.2\n'
+    '[[setting]]\nname = "first"\nlam = 0.1\n[[setting]]\n'
+)
+
 
 def write(tmp_path, text: str):
     file = tmp_path / "own.toml"
@@ -38,6 +43,34 @@ def test_a_family_file(tmp_path):
     assert family.recipe(0.1, {"code": 1}) == Recipe(0.1, {"code": 1})
     with pytest.raises(RecipeError, match="no domain LM 'law'"):
         family.recipe(0.1, {"law": 1})
+
+
+def test_settings_are_derived_and_the_familys_own_replace_or_follow(tmp_path):
+    two = 'rm = "./x"\n[lms]\nmath = "./m"\ncode = "./c"\n'
+    default = "[default]\nlam = 0.4\nshares = { math = 3, code = 1 }\n"
+    own = (
+        '[[setting]]\nname = "math alone"\nlam = 1\nshares = { math = 1 }\n'
+        '[[setting]]\nname = "halfway"\nlam = 0.5\n'
+    )
+    mix = {"math": 0.75, "code": 0.25}
+    found = Family.load(write(tmp_path, two + default + own)).settings()
+    assert {one.name: one.recipe for one in found} == {
+        "base RM": Recipe(0, mix),
+        "default": Recipe(0.4, mix),
+        "math alone": Recipe(1, {"math": 1}),
+        "code alone": Recipe(0.4, {"code": 1}),
+        "halfway": Recipe(0.5, mix),
+    }
+    one = Family.of("./x", {"math": "./m"}).settings()
+    assert [setting.name for setting in one] == ["base RM", "default"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_family_that_comes_along_has_settings(name):
+    family = Family.load(name)
+    found = {one.name: one.recipe for one in family.settings()}
+    assert found["base RM"].lam == 0 and found["default"] == family.recipe()
+    assert len(set(map(str, found.values()))) == len(found)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +107,14 @@ def test_a_family_file(tmp_path):
         ),
         ('rm = "./x"\n[lms]\nm = "./x"\n[paper]\nlam = 1', 5, "unknown key 'lam'"),
         ('rm = "./x"\n[lms]\nm = "./x"\n[paper]\nmax_tokens = 0', 5, "1 or more"),
+        ('rm = "./x"\nsetting = [1]\n[lms]\nm = "./x"', 2, "tables, each under"),
+        (SETTINGS + 'name = "p"\nlam = 2', 11, r"'p'.*between 0 and 1"),
+        (SETTINGS + 'name = "p"\nlam = "x"', 11, "'p'"),
+        (SETTINGS + 'name = "p"\n\nshares = { q = 1 }', 12, "no domain LM 'q'"),
+        (SETTINGS + 'name = "p"\nshares = 1', 11, "a table like"),
+        (SETTINGS + 'name = "p"\nlamb = 1', 11, "not 'lamb'"),
+        (SETTINGS + "lam = 1", 9, "must have a name"),
+        (SETTINGS + 'name = "first"', 10, "another .* named 'first'"),
     ],
 )
 def test_a_slip_in_a_family_file_is_named_with_file_and_line(
