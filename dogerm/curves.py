@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,16 @@ from dogerm.recipe import Recipe
 def top(row: Sequence[float]) -> list[int]:
     """Indices of the highest reward: several when they are exactly equal, a tie."""
     return [index for index, reward in enumerate(row) if reward == max(row)]
+
+
+def preference(margin: float) -> float:
+    """Probability that the answer ahead by this margin is preferred: σ(margin).
+
+    The Bradley-Terry model, which reward models are trained under.
+    """
+    if margin < 0:  # so that exp never overflows
+        return 1 - preference(-margin)
+    return 1 / (1 + math.exp(-margin))
 
 
 @dataclass(frozen=True)

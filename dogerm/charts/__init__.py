@@ -5,7 +5,7 @@ are transparent and text is mid-grey, so a figure reads on light and dark alike.
 """
 
 from dogerm.charts.accuracy import accuracy_curve, best_of_curve
-from dogerm.charts.curves import reward_curve
+from dogerm.charts.curves import margin_curve, reward_curve
 from dogerm.charts.gains import gains
 from dogerm.charts.layers import layer_profile
 from dogerm.charts.maps import domain_map, mix_map
@@ -21,6 +21,7 @@ __all__ = [
     "domain_map",
     "gains",
     "layer_profile",
+    "margin_curve",
     "mix_map",
     "reward_curve",
     "speed_bars",

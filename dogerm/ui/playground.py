@@ -108,5 +108,6 @@ def curve_parts(found: Curve, lam: float) -> dict[str, Any]:
         "figures": {
             "raw": charts.reward_curve(found, lam).to_plotly_json(),
             "centred": charts.reward_curve(found, lam, centred=True).to_plotly_json(),
+            "margin": charts.margin_curve(found, lam).to_plotly_json(),
         },
     }
