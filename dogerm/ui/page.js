@@ -2,13 +2,15 @@
 // A frame holds exact numbers; between two frames values are read off the curve by
 // linear interpolation and marked "≈". Text of visitors is only ever set as textContent.
 Object.assign(window.dogerm, (() => {
-  const view = { lam: 0, frame: null, curve: null, figures: null, stopped: false, centred: true, plotted: null };
+  const view = { lam: 0, frame: null, curve: null, figures: null, stopped: false, kind: "centred", plotted: null, beside: () => [] };
   const byId = (id) => document.getElementById(id);
   const letter = (i) => String.fromCharCode(65 + i);
   const best = (row) => row.flatMap((r, i) => (r === Math.max(...row) ? [i] : []));
   const fixed = (value) => value.toFixed(3).replace("-", "−");
   const { t } = window.dogerm;
   const names = (indices) => indices.map(letter).reduce((all, one) => t("{0} and {1}", all, one));
+  // What panels lay over the chart, by its kind: traces and shapes.
+  const overlays = [];
 
   // Rewards at any λ, from the curve's two neighbouring points.
   function interpolated(curve, lam) {
@@ -49,6 +51,28 @@ Object.assign(window.dogerm, (() => {
     return t("The ranking flips at {0}.", each.join(", "));
   }
 
+  // Bradley-Terry, under which reward models are trained: P(i over j) = σ(reward of i − reward of j).
+  const preference = (row, i, j) => 1 / (1 + Math.exp(row[j] - row[i]));
+  const percent = (p) => (p > 0.9995 ? ">99.9%" : p < 0.0005 ? "<0.1%" : `${(100 * p).toFixed(1)}%`);
+
+  // The two responses worth comparing: of two, A with B; of more, DogeRM's best with the base RM's,
+  // or with the runner-up where both have the same.
+  function rivals(base, merged) {
+    if (merged.length === 2) return [0, 1];
+    const ours = best(merged)[0], theirs = best(base)[0];
+    const others = merged.flatMap((r, i) => (i === ours ? [] : [i]));
+    return [ours, ours !== theirs ? theirs : others.reduce((a, i) => (merged[i] > merged[a] ? i : a))];
+  }
+
+  function drawPreference({ base, merged, exact }) {
+    const line = byId("preference"), [i, j] = rivals(base, merged);
+    const [ours, theirs] = [preference(merged, i, j), preference(base, i, j)];
+    Object.assign(line.dataset, { over: letter(i), under: letter(j), merged: ours, base: theirs });
+    write(line, t("{0} is preferred to {1} with probability {2} by DogeRM, {3} by the base RM.",
+      letter(i), letter(j), `${exact ? "" : "≈ "}${percent(ours)}`, percent(theirs)));
+    line.title = t("Bradley–Terry: σ of the difference of the two rewards, the model that reward models are trained under");
+  }
+
   const element = (tag, className, text) => {
     const node = document.createElement(tag);
     if (className) node.className = className;
@@ -59,61 +83,68 @@ Object.assign(window.dogerm, (() => {
   // The same, of a visitor's own text or a name: it has no other language.
   const own = (tag, className, text) => Object.assign(element(tag, className, text), { translate: false });
 
-  // A bar from the middle: how far above or below the mean of the responses.
-  function bar(kind, offset, scale) {
-    const track = element("span", "track");
-    const fill = element("span", `fill ${kind}`);
-    const width = Math.min(50, (Math.abs(offset) / scale) * 50);
-    fill.style.left = `${offset < 0 ? 50 - width : 50}%`;
-    fill.style.width = `${width}%`;
+  // A reward with its rank, and a bar from the middle: how far above or below the mean of the
+  // responses. Made once, then set again and again while λ is dragged.
+  function rewardCell(kind) {
+    const cell = element("div", `reward ${kind}`), line = element("span", "line");
+    const number = element("span", "number"), rank = element("span", "rank");
+    const track = element("span", "track"), fill = element("span", `fill ${kind}`);
+    line.append(number, rank);
     track.append(fill);
     track.setAttribute("aria-hidden", "true");
-    return track;
-  }
-
-  function reward(kind, value, mean, scale, rank, first, exact) {
-    const cell = element("div", `reward ${kind}${first ? " first" : ""}`);
-    cell.dataset.value = value;
-    const line = element("span", "line"), number = element("span", "number", `${exact ? "" : "≈ "}${fixed(value)}`);
-    number.dataset.name = kind === "base" ? t("base") : "DogeRM"; // seen where no head stands above
+    number.dataset.name = kind === "base" ? t("base") : kind === "merged" ? "DogeRM" : t("pin"); // seen where no head stands above
     cell.setAttribute("role", "group");
-    cell.setAttribute("aria-label", kind === "base" ? t("base RM") : "DogeRM");
-    line.append(number);
-    line.append(element("span", "rank", t(first ? "★ rank {0}" : "rank {0}", rank)));
-    cell.append(line, bar(kind, value - mean, scale));
-    return cell;
+    cell.setAttribute("aria-label", kind === "base" ? t("base RM") : kind === "merged" ? "DogeRM" : t("pin"));
+    cell.append(line, track);
+    function show(row, i, size, exact) {
+      const first = best(row).includes(i), place = 1 + row.filter((r) => r > row[i]).length;
+      const offset = row[i] - mean(row), width = Math.min(50, (Math.abs(offset) / size) * 50);
+      cell.dataset.value = row[i];
+      cell.classList.toggle("first", first);
+      write(number, `${exact ? "" : "≈ "}${fixed(row[i])}`);
+      write(rank, t(first ? "★ rank {0}" : "rank {0}", place));
+      fill.style.left = `${offset < 0 ? 50 - width : 50}%`;
+      fill.style.width = `${width}%`;
+    }
+    return { cell, show };
   }
 
   const mean = (row) => row.reduce((a, b) => a + b, 0) / row.length;
-  const rank = (row, i) => 1 + row.filter((r) => r > row[i]).length;
 
   // One scale for both models and for every λ, so that bars can be compared while dragging.
   function scale(now) {
-    const rows = [now.base, now.merged, ...(view.curve ? view.curve.rewards : [])];
+    const rows = [now.base, now.merged, ...view.beside(), ...(view.curve ? view.curve.rewards : [])];
     return Math.max(1e-9, ...rows.map((row) => Math.max(...row.map((r) => Math.abs(r - mean(row))))));
   }
 
-  function drawCards(now) {
-    const size = scale(now), [ours, theirs] = [mean(now.base), mean(now.merged)];
-    const cards = view.frame.texts.map((text, i) => {
-      const card = element("article", "card");
+  let cards = { texts: null, rows: [] };
+  function makeCards(texts) {
+    const rows = texts.map((text, i) => {
+      const card = element("article", "card"), name = element("div", "name");
+      const mark = element("span", "letter", letter(i)), change = element("div", "delta");
       card.dataset.response = letter(i);
       card.setAttribute("aria-label", t("Response {0}", letter(i)));
-      const name = element("div", "name");
-      name.append(element("span", "letter", letter(i)), own("span", "snippet", text.slice(0, 160)));
-      if (view.figures) name.firstChild.style.color = view.figures.raw.data[i].line.color;
-      const delta = now.merged[i] - now.base[i];
-      const change = element("div", "delta", `${delta < 0 ? "" : "+"}${fixed(delta)}`);
+      name.append(mark, own("span", "snippet", text.slice(0, 160)));
       change.title = "DogeRM minus base RM; all rewards drift together with λ";
-      card.append(
-        name,
-        reward("base", now.base[i], ours, size, rank(now.base, i), best(now.base).includes(i), true),
-        reward("merged", now.merged[i], theirs, size, rank(now.merged, i), best(now.merged).includes(i), now.exact),
-        change,
-      );
-      return card;
+      const [base, merged] = [rewardCell("base"), rewardCell("merged")];
+      card.append(name, base.cell, merged.cell, change);
+      return { card, mark, base, merged, change };
     });
-    byId("cards").replaceChildren(...cards);
+    cards = { texts, rows };
+    byId("cards").replaceChildren(...rows.map((row) => row.card));
+    byId("results").style.setProperty("--cards", rows.length); // the chart has the room they leave
+  }
+
+  function drawCards(now) {
+    const size = scale(now), { texts } = view.frame;
+    if (!cards.texts || cards.texts.join("\0") !== texts.join("\0") || !byId("cards").firstChild) makeCards(texts);
+    cards.rows.forEach(({ mark, base, merged, change }, i) => {
+      if (view.figures) mark.style.color = view.figures.raw.data[i].line.color;
+      base.show(now.base, i, size, true);
+      merged.show(now.merged, i, size, now.exact);
+      const delta = now.merged[i] - now.base[i];
+      write(change, `${delta < 0 ? "" : "+"}${fixed(delta)}`);
+    });
   }
 
   function drawFormula() {
@@ -144,20 +175,46 @@ Object.assign(window.dogerm, (() => {
     return shown.map((block) => [block.id.replace("option-", ""), block.querySelector('input[type="number"]').value]);
   }
 
+  // What the boxes hold: the instruction, then the responses.
+  function written() {
+    const shown = [...document.querySelectorAll(".response")].filter((block) => block.offsetParent);
+    return [byId("instruction"), ...shown].map((block) => block.querySelector("textarea").value);
+  }
+
+  // Whether the sliders stand for the frame's mix.
+  function sameMix(shares) {
+    const total = shares.reduce((sum, s) => sum + s.value, 0);
+    return shares.every((s) => Math.abs(s.value / total - (view.frame.shares[s.name] || 0)) <= 1e-6);
+  }
+
+  // The setting that the frame answers; the weights as the sliders have them, to be set again.
+  function setting() {
+    const { lam, method, options, shares } = view.frame, sliders = readShares();
+    const raw = Object.fromEntries(sliders.filter((s) => s.value).map((s) => [s.name, s.value]));
+    return { lam, shares: sameMix(sliders) ? raw : shares, method, options };
+  }
+
   // Why the frame no longer answers what the widgets say, or nothing when it does.
   function staleness() {
     const { frame } = view;
     if (frame.recorded) return "";
-    const value = (block) => block.querySelector("textarea").value;
-    const shown = [...document.querySelectorAll(".response")].filter((block) => block.offsetParent);
-    const texts = [value(byId("instruction")), ...shown.map(value)];
-    if (texts.join("\0") !== [frame.prompt, ...frame.texts].join("\0")) return "The text has changed. Press Score.";
-    const shares = readShares(), total = shares.reduce((sum, s) => sum + s.value, 0);
-    if (shares.some((s) => Math.abs(s.value / total - (frame.shares[s.name] || 0)) > 1e-6)) return "The weights have changed.";
+    if (written().join("\0") !== [frame.prompt, ...frame.texts].join("\0")) return "The text has changed. Press Score.";
+    if (!sameMix(readShares())) return "The weights have changed.";
     const known = ([name]) => name in frame.options; // while a new method's frame is under way, it is not
     if (readOptions().filter(known).some(([name, value]) => value !== "" && Number(value) !== frame.options[name]))
       return "The options have changed. Press Score.";
     return view.stopped ? "Stopped before the curve was whole. Press Score to go on." : "";
+  }
+
+  // Lines, marks and margins keep step with the type.
+  function grow(data, layout, factor) {
+    for (const trace of data) {
+      if (trace.line?.width) trace.line.width *= factor;
+      if (typeof trace.marker?.size === "number") trace.marker.size *= factor;
+    }
+    for (const shape of layout.shapes || []) if (shape.line) shape.line.width *= factor;
+    for (const note of layout.annotations || []) if (note.font) note.font.size *= factor;
+    for (const side of "lrtb") if (layout.margin?.[side]) layout.margin[side] *= factor;
   }
 
   function drawPlot() {
@@ -166,13 +223,31 @@ Object.assign(window.dogerm, (() => {
       setTimeout(drawPlot, 60);
       return;
     }
-    const figure = view.figures && view.figures[view.centred ? "centred" : "raw"];
+    const figure = view.figures && view.figures[view.kind];
     if (!figure) return;
     if (view.plotted !== figure) {
       view.plotted = figure;
-      drawFigure(plot, { ...figure, layout: { ...figure.layout, height: plot.clientHeight, ...mark(figure.layout) } }, "Reward against λ");
+      const data = [...figure.data], layout = structuredClone(figure.layout);
+      for (const overlay of overlays) {
+        const laid = overlay(view.kind);
+        data.push(...laid.data);
+        layout.shapes.push(...laid.shapes);
+      }
+      Object.assign(layout, { height: plot.clientHeight }, mark(layout));
+      drawFigure(plot, { data, layout }, "Reward against λ");
     }
-    Plotly.relayout(plot, { "shapes[0].x0": view.lam, "shapes[0].x1": view.lam, "shapes[0].visible": true });
+    moveCursor(plot);
+  }
+
+  // Under the hand the cursor's line is shifted; Plotly draws it anew once λ rests.
+  function moveCursor(plot) {
+    const { xaxis, shapes } = plot._fullLayout, line = plot.querySelector('.shapelayer path[data-index="0"]');
+    if (!xaxis || !shapes?.length) return;
+    const at = xaxis.l2p(view.lam);
+    if (line && view.frame.lam !== view.lam && at >= 0 && at <= xaxis._length)
+      line.setAttribute("transform", `translate(${at - xaxis.l2p(shapes[0].x0)},0)`);
+    else if (!line || shapes[0].x0 !== view.lam || line.hasAttribute("transform"))
+      Plotly.relayout(plot, { "shapes[0].x0": view.lam, "shapes[0].x1": view.lam, "shapes[0].visible": true });
   }
 
   // Text for a chart, where Plotly reads tags.
@@ -199,6 +274,10 @@ Object.assign(window.dogerm, (() => {
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     layout.font = { ...layout.font, color: ink, size: 0.81 * rem };
     layout.hoverlabel = { ...layout.hoverlabel, bgcolor: style.getPropertyValue("--paper").trim(), font: { ...layout.hoverlabel?.font, color: ink } };
+    grow(data, layout, rem / 16);
+    const dark = { "#4f6d9a": style.getPropertyValue("--base").trim() }; // the base RM's blue, where it stands on the ground
+    for (const { line } of layout.shapes || []) if (line) line.color = dark[line.color] || line.color;
+    for (const { font } of layout.annotations || []) if (font) font.color = dark[font.color] || font.color;
     return Plotly.react(place, data, layout, { responsive: true, displaylogo: false, displayModeBar: "hover", ...window.dogerm.locale() });
   }
 
@@ -213,9 +292,9 @@ Object.assign(window.dogerm, (() => {
       setTimeout(draw, 60);
       return;
     }
+    const stale = view.frame ? staleness() : ""; // reads the layout, so before anything is written
     drawFormula();
     const now = current();
-    const stale = view.frame ? staleness() : "";
     results.dataset.state = view.frame?.recorded ? "recorded" : stale ? "stale" : now ? (now.exact ? "exact" : "near") : "waiting";
     // What is heard: the answer, once it is exact, and not each value of a drag.
     byId("said").setAttribute("aria-live", now && !now.exact ? "off" : "polite");
@@ -225,8 +304,31 @@ Object.assign(window.dogerm, (() => {
     if (!now) return;
     write(byId("verdict"), t(now.exact ? "{0}" : "≈ {0}", verdict(now.base, now.merged)));
     write(byId("flips"), stale ? "" : flips());
+    drawPreference(now);
     drawCards(now);
+    document.dispatchEvent(new CustomEvent("dogerm:drawn", { detail: { ...now, stale } }));
     drawPlot();
+  }
+
+  // The first event in an animation frame is answered at once, the others together in the next.
+  let drawing = false, again = false;
+  function soon() {
+    if (drawing) {
+      again = true;
+      return;
+    }
+    drawing = true;
+    draw();
+    requestAnimationFrame(() => {
+      drawing = false;
+      if (again) soon();
+      again = false;
+    });
+  }
+
+  function redraw() {
+    view.plotted = null;
+    if (view.frame) draw();
   }
 
   // The same texts and the same mix: the curve that is drawn still holds.
@@ -283,6 +385,36 @@ Object.assign(window.dogerm, (() => {
     setTimeout(() => byId("score").click(), 50); // once Gradio has taken the values up
   }
 
+  const letGo = (range) => range.dispatchEvent(new Event("pointerup", { bubbles: true }));
+
+  // λ alone, as a hand would move it; without `merge` the hand has not let go yet.
+  function move(lam, merge = true) {
+    const range = document.querySelector('#lam input[type="range"]');
+    put(range, lam);
+    if (merge) setTimeout(letGo, 20, range); // once Gradio has taken the value up
+  }
+
+  const normalised = (shares) => {
+    const total = Object.values(shares).reduce((sum, s) => sum + s, 0);
+    const shown = Object.entries(shares).filter(([, s]) => s).sort(([a], [b]) => (a < b ? -1 : 1));
+    return JSON.stringify(shown.map(([name, s]) => [name, (s / total).toFixed(6)]));
+  };
+  // Two settings ask for the same weights, λ aside.
+  const sameWay = (a, b) =>
+    a.method === b.method && normalised(a.shares) === normalised(b.shares) && JSON.stringify(a.options) === JSON.stringify(b.options);
+
+  // A whole setting, with the texts if it names them. Only what differs is set.
+  function restore(wanted) {
+    const [prompt, ...responses] = written(), now = { ...setting(), prompt, responses };
+    const all = { ...now, ...wanted };
+    const texts = JSON.stringify([all.prompt, all.responses]) === JSON.stringify([prompt, responses]);
+    if (texts && sameWay(all, now) && !staleness() && !view.frame.recorded) move(all.lam);
+    else {
+      window.dogerm.wanted = all;
+      byId("back").click();
+    }
+  }
+
   function stop() {
     view.stopped = Boolean(view.frame) && !view.frame.done;
     draw();
@@ -292,8 +424,8 @@ Object.assign(window.dogerm, (() => {
   document.addEventListener("input", ({ target }) => {
     if (target.closest("#lam")) {
       view.lam = Math.min(1, Math.max(0, Number(target.value)));
-      draw();
-    } else if (target.closest(".share, .option, #instruction, .response")) draw();
+      soon();
+    } else if (target.closest(".share, .option, #instruction, .response")) soon();
   });
   document.addEventListener("click", ({ target }) => {
     if (target.closest("#more, #fewer")) setTimeout(draw, 400); // once the server has shown the box
@@ -302,20 +434,24 @@ Object.assign(window.dogerm, (() => {
   document.addEventListener("keyup", (event) => {
     const keys = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "PageUp", "PageDown"];
     if (event.target.type === "range" && keys.includes(event.key))
-      event.target.dispatchEvent(new Event("pointerup", { bubbles: true }));
+      letGo(event.target);
   });
   document.addEventListener("change", (event) => {
     if (event.target.name !== "dogerm-view") return;
-    view.centred = event.target.value === "centred";
+    view.kind = event.target.value;
+    const [drift, lead] = document.querySelectorAll(".view .hint");
+    [drift.hidden, lead.hidden] = [view.kind === "margin", view.kind !== "margin"];
     draw();
   });
-  // Other colours, another language.
-  function again() {
-    view.plotted = null;
-    if (view.frame) draw();
-  }
-  new MutationObserver(again).observe(document.documentElement, { attributes: true, attributeFilter: ["class"], subtree: false });
-  document.addEventListener("dogerm:language", again);
+  // Another theme or size. Gradio sets its theme on the body, which is not there yet.
+  const watch = (node) => new MutationObserver(redraw).observe(node, { attributes: true, attributeFilter: ["class"] });
+  watch(document.documentElement);
+  if (document.body) watch(document.body);
+  else document.addEventListener("DOMContentLoaded", () => watch(document.body));
+  document.addEventListener("dogerm:language", () => {
+    cards.texts = null; // their labels are in the other language
+    redraw();
+  });
 
-  return { show, draw, stop, set, put, view, escaped, where, plot: drawFigure, shares: () => Object.fromEntries(readShares().map((s) => [s.name, s.value])) };
+  return { show, draw, stop, set, put, move, restore, setting, sameWay, redraw, overlays, cards: () => cards.rows, rewardCell, best, mean, scale, preference, percent, fixed, write, letter, element, own, view, escaped, where, plot: drawFigure, shares: () => Object.fromEntries(readShares().map((s) => [s.name, s.value])) };
 })());

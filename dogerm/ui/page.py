@@ -21,6 +21,7 @@ from dogerm.ui import (
     options,
     pairs,
     paper,
+    pins,
     recipe,
     recordings,
     story,
@@ -29,7 +30,7 @@ from dogerm.ui import (
 from dogerm.ui.controls import Controls
 from dogerm.ui.guard import Page
 from dogerm.ui.limits import LOCAL, MAX_RESPONSES, PUBLIC
-from dogerm.ui.link import read_link
+from dogerm.ui.link import read_link, read_setting
 from dogerm.ui.playground import (
     ENGINE,
     QUIET,
@@ -47,6 +48,7 @@ SHOW = "frame => dogerm.show(frame)"
 # file of its own.
 PANELS: tuple[Callable[[Controls, bool], None], ...] = (
     recipe.build,
+    pins.build,
     tokens.build,
     domain_map.build,
     pairs.build,
@@ -90,6 +92,8 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
             reset = gr.Button("Reset", size="sm", elem_id="reset", min_width=60)
 
         gr.HTML('<div id="replay" role="status"></div>', padding=False)
+        strip = gr.HTML(pins.strip(studio), elem_id="strip-block", padding=False)
+
         with gr.Row(elem_id="options"):
             settings = options.widgets()
 
@@ -101,7 +105,7 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
                             0,
                             1,
                             domain["value"],
-                            step=0.05,
+                            step=0.01,
                             label=domain["label"],
                             visible=domain["visible"],
                             elem_id=f"share-{i}",
@@ -157,6 +161,10 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
         api.build(studio, limits, mcp)
         footer = gr.HTML(_footer(studio.engine), elem_id="about", padding=False)
         frame = gr.JSON(visible="hidden", elem_id="frame")
+        wanted = gr.JSON(visible="hidden")  # a setting to go back to
+        back = gr.Button("Go back", visible="hidden", elem_id="back")
+        pinned = gr.JSON(visible="hidden")  # what a link pins
+        pins.scored(controls)
 
         def at_lam(*values: Any) -> dict[str, Any]:
             with errors_for_people():
@@ -188,6 +196,10 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
         def example(index: int | None) -> list[Any]:
             return set_to(studio.examples[int(index or 0)])
 
+        def go_back(setting: Any) -> list[Any]:
+            with errors_for_people():
+                return set_to(read_setting(setting, studio, limits))
+
         def arrive(request: gr.Request) -> list[Any]:
             """The page as the live model has it, which may not be the one it was built with."""
             start, chip = studio.examples[0], 0
@@ -199,6 +211,8 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
             return [
                 _header(studio),
                 _footer(studio.engine),
+                pins.strip(studio),
+                list(start.pins),
                 gr.Radio(choices=_titles(studio), value=chip),
                 *set_to(start),
                 *([] if public else [studio.source, studio.engine.plan.load_in_8bit]),
@@ -220,8 +234,12 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
         lam.release(at_lam, trigger_mode="always_last", **everything)
         shown = [] if public else [model.family, model.in_8bit]
         arrived = page.load(
-            arrive, None, [header, footer, chips, *controls.inputs, *shown], **QUIET
+            arrive,
+            None,
+            [header, footer, strip, pinned, chips, *controls.inputs, *shown],
+            **QUIET,
         )
+        pinned.change(None, [pinned], None, js="pins => dogerm.takePins(pins)")
         set_up = method.input(
             lambda name: options.shown(name, settings),
             method,
@@ -240,6 +258,10 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
         runs.append(chosen.then(whole, **everything))
         returned = reset.click(example, chips, controls.inputs, **QUIET)
         runs.append(returned.then(whole, **everything))
+        gone_back = back.click(
+            go_back, wanted, controls.inputs, js="() => [dogerm.wanted]", **QUIET
+        )
+        runs.append(gone_back.success(whole, **everything))
         frame.change(None, [frame], None, js=SHOW)
         for button, by in ((more, 1), (fewer, -1)):
             button.click(
@@ -259,7 +281,9 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
 
 def _domains(studio: Studio, example: Example) -> list[dict[str, Any]]:
     """Settings of every domain slider; those beyond the family's domains are hidden."""
-    shares = studio.family.recipe(1, example.shares).shares
+    shares = example.shares or {}  # the sliders as they stood need not sum to 1
+    if not shares or max(shares.values()) > 1:
+        shares = studio.family.recipe(1, example.shares).shares
     names = list(studio.family.lms)
     spare = [""] * (MAX_DOMAINS - len(names))
     return [
@@ -399,6 +423,8 @@ def _results(studio: Studio) -> str:
         <p id="verdict">Merging…</p>
         <p id="recorded"></p>
         <p class="under"><span id="flips"></span> <span id="stale"></span></p>
+        <p class="under" id="preference"></p>
+        <p id="pin-verdict" hidden></p>
       </div>
       <div class="columns" aria-hidden="true">
         <span>response</span><span class="base">base RM</span>
@@ -409,8 +435,11 @@ def _results(studio: Studio) -> str:
         <legend>Reward against λ</legend>
         <label><input type="radio" name="dogerm-view" value="centred" checked> centred</label>
         <label><input type="radio" name="dogerm-view" value="raw"> raw</label>
+        <label><input type="radio" name="dogerm-view" value="margin"> margin</label>
         <span class="hint">All rewards drift together as λ moves; only their differences
-          mean something. Centred: minus the mean of the responses at that λ.</span>
+          mean something, so centred subtracts their mean.</span>
+        <span class="hint" hidden>Above zero the named response leads, below it another does;
+          each point bears the marker of the one that leads.</span>
       </fieldset>
     </section>"""
 

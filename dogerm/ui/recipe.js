@@ -9,8 +9,8 @@
   };
 
   function link() {
-    const { frame, lam } = window.dogerm.view;
-    const state = { lam, shares: frame.shares, method: frame.method, options: frame.options || {}, prompt: frame.prompt, responses: frame.texts };
+    const { frame, lam } = window.dogerm.view, pins = window.dogerm.pins();
+    const state = { ...window.dogerm.setting(), lam, prompt: frame.prompt, responses: frame.texts, ...(pins.length && { pins }) };
     const bytes = new TextEncoder().encode(JSON.stringify(state));
     const text = btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
     const space = byId("recipe").dataset.space;
@@ -37,7 +37,9 @@
   }
   window.dogerm.copy = copy;
 
+  let last = null;
   window.dogerm.recipe = (forms) => {
+    last = forms;
     const place = byId("recipe-forms");
     if (!forms || !place || !window.dogerm.view.frame) return;
     const address = link(), all = { ...(address && { Link: address }), ...forms };
@@ -51,8 +53,12 @@
       return block;
     }));
   };
-  document.addEventListener("dogerm:frame", () => {
+  const again = () => {
     const panel = byId("recipe");
-    if (panel && panel.offsetParent) byId("recipe-again").click();
-  });
+    if (!panel || !panel.offsetParent) return;
+    window.dogerm.recipe(last); // the link at once; the rest when the server has written it
+    byId("recipe-again").click();
+  };
+  document.addEventListener("dogerm:frame", again);
+  document.addEventListener("dogerm:pins", again);
 })();
