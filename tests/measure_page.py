@@ -2,7 +2,8 @@
 
 Prints medians for the embedded family and four responses: from letting go of λ to exact
 numbers, from Score to a whole fresh curve, from navigation to the first verdict that is
-painted, and from starting app.py to an answer.
+painted, and from starting app.py to an answer; and how many frames a second a drag of λ
+runs at.
 """
 
 import os
@@ -33,6 +34,26 @@ new MutationObserver((_, watching) => {
   requestAnimationFrame(() => requestAnimationFrame(note));
 }).observe(document, { subtree: true, childList: true, attributes: true });
 """
+# λ to and fro for as many animation frames, one input event in each: what a hand sends at
+# most. Gives the milliseconds between frames, and those spent in the page's answer.
+DRAG = """frames => new Promise(done => {
+  const range = document.querySelector('#lam input[type=range]');
+  const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set;
+  const between = [], spent = [];
+  let last = null, count = 0;
+  const step = (now) => {
+    if (last !== null) between.push(now - last);
+    last = now;
+    const started = performance.now();
+    set.call(range, (0.5 - 0.45 * Math.cos(count / 20)).toFixed(2));
+    range.dispatchEvent(new Event('input', { bubbles: true }));
+    spent.push(performance.now() - started);
+    if (++count < frames) requestAnimationFrame(step);
+    else done([between, spent]);
+  };
+  requestAnimationFrame(step);
+})"""
+FRAMES = 240
 
 
 def start() -> tuple[subprocess.Popen, float]:
@@ -116,6 +137,14 @@ def first_paints(browser) -> tuple[list[float], list[float]]:
     return verdicts, paints
 
 
+def drag_times(page) -> tuple[list[float], list[float]]:
+    """Milliseconds between the frames of a drag, and in the page's answer to each event."""
+    between, spent = page.evaluate(DRAG, FRAMES)
+    page.evaluate("dogerm.move(dogerm.view.lam)")  # let go
+    page.wait_for_function(EXACT)
+    return between, spent
+
+
 def main() -> None:
     program, seconds = start()
     try:
@@ -130,6 +159,7 @@ def main() -> None:
             page.click("#score")
             page.wait_for_timeout(2000)
             curves, releases = curve_times(page), release_times(page)
+            between, spent = drag_times(page)
             page.close()
             verdicts, paints = first_paints(browser)
             browser.close()
@@ -143,6 +173,16 @@ def main() -> None:
     )
     print(f"let go of λ to exact numbers: median {statistics.median(releases):.0f} ms")
     print(f"Score to a fresh 21-point curve: median {statistics.median(curves):.0f} ms")
+    print(
+        f"drag of λ: {1e3 / statistics.median(between):.0f} frames a second at the "
+        f"median, {1e3 / _late(between):.0f} at the slowest twentieth; in the page's "
+        f"answer median {statistics.median(spent):.1f} ms, {_late(spent):.1f} ms at the "
+        "slowest twentieth"
+    )
+
+
+def _late(times: list[float]) -> float:
+    return statistics.quantiles(times, n=20)[-1]
 
 
 if __name__ == "__main__":
