@@ -47,14 +47,14 @@
 
   // The chart as a figure that says on white paper what it is of.
   function figure(take) {
-    const { data, layout } = window.dogerm.figure(view.figures[view.centred ? "centred" : "raw"]);
+    const { data, layout } = window.dogerm.figure(view.figures[view.kind]);
     const { recipe, made } = take, lam = view.lam;
     const terms = [["RM", 1 - lam], ...Object.entries(recipe.shares).map(([name, share]) => [name, lam * share])];
     const sum = terms.map(([name, value]) => `${value.toFixed(2)} ${name}`).join(" + ");
     const settings = Object.entries(recipe.options || {}).map(([name, value]) => `${name} = ${value}`).join(", ");
     const formula = recipe.method === "linear" ? sum : `${recipe.method}(${sum})${settings ? `, ${settings}` : ""}`;
     const under = [
-      ...take.responses.map((text, i) => `<b style="color:${data[i].line.color}">${letter(i)}</b>  ${escaped(brief(text, 120))}`),
+      ...take.responses.map((text, i) => `<b style="color:${view.figures.raw.data[i].line.color}">${letter(i)}</b>  ${escaped(brief(text, 120))}`),
       escaped(`${made.family} · ${made.device} · ${made.dtype} · ${made.date.slice(0, 10)} · DogeRM Studio`),
     ];
     const ink = "#1f2126", quiet = "#6d6a63", line = 20;

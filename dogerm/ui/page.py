@@ -409,6 +409,14 @@ def _header(studio: Studio) -> str:
       <p><button type="button" class="story-open-button">Tell it as a story</button></p>
       <p class="status" id="status">{status}</p>
       <p class="languages" role="group" aria-label="Language" translate="no">{languages}</p>
+      <p class="tools">
+        <button type="button" id="projector" aria-pressed="false"
+          aria-label="Projector size" title="Larger type, for a room (key p)">A+</button>
+        <button type="button" id="dark" aria-pressed="false"
+          aria-label="Dark" title="Dark or light (key d)"></button>
+        <button type="button" id="keys" aria-label="Keys"
+          title="What the keys do (key ?)">?</button>
+      </p>
       {agrees}
     </header>"""
 

@@ -25,8 +25,15 @@ def _words() -> str:
 
 CSS = _all("page.css")
 # Gradio scopes CSS to its container, so the root's size is set in the head: larger
-# type where a page is looked at from afar.
-_ROOT = "<style>@media (min-width: 1800px) { html { font-size: 18.5px; } }</style>"
+# type where a page is looked at from afar. Gradio's own sizes are in pixels; at
+# projector size they follow the root's.
+_SIZES = {"xxs": 0.7, "xs": 0.75, "sm": 0.85, "md": 1, "lg": 1.1, "xl": 1.4, "xxl": 1.7}
+_GROWN = " ".join(f"--text-{name}: {size}rem;" for name, size in _SIZES.items())
+_ROOT = f"""<style>
+@media (min-width: 1800px) {{ html {{ font-size: 18.5px; }} }}
+html.projector {{ font-size: max(18px, 1.3vw); --fine: none; --above: 16.5rem; }}
+html.projector:root, html.projector .dark {{ {_GROWN} }}
+</style>"""
 HEAD = f"{_ROOT}{_words()}<script>{_all('words.js', 'page.js')}</script>"
 
 
