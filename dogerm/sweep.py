@@ -14,8 +14,8 @@ from dogerm.scoring import Prompt, Tokens, rewards, together, tokenise
 
 GRID = tuple(round(i / 20, 2) for i in range(21))  # the paper's: 0 to 1 by 0.05
 RESOLUTION = 0.005  # of λ at a flip
-# Tokens that others may have to wait for; on a CPU longer passes gain nothing.
-SHARED_BATCH = {"cpu": 2048, "cuda": 8192}
+# Tokens that others may have to wait for; on a CPU much longer passes gain little.
+SHARED_BATCH = {"cpu": 512, "cuda": 8192}
 MAX_FLIP_MERGES = 200  # responses of near-equal reward could flip without end
 
 

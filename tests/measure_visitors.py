@@ -5,7 +5,6 @@ else's 10,000 pairs are scored at eleven λs, one visitor at a time and ten at o
 that file goes meanwhile. Its owner leaves when the visitors are done.
 """
 
-import itertools
 import json
 import os
 import statistics
@@ -25,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PORT = 7879
 URL = f"http://127.0.0.1:{PORT}/"
 PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-ALONE, ROUNDS = 15, 5  # visits alone; rounds of three one by one and ten at once
+ALONE, SECONDS = 15, 40  # visits alone, and how long they go on beside the file
 PROMPT, ANSWERS = "Solve 8*x+3=11.", ["8*x=8\nAnswer: 1", "8*x=14\nAnswer: 2", "3", "4"]
 
 
@@ -80,7 +79,7 @@ def main() -> None:
         score, pairs = endpoint(URL, "score"), endpoint(URL, "pairs")
         lams = [0.1 + 0.8 * (run * 0.381 % 1) for run in range(ALONE)]
         told("alone", [seconds_of(lam, score) for lam in lams])
-        progress: list[tuple[float, int]] = []
+        progress: list[tuple[float, int]] = []  # when, and how many rewards
         enough = threading.Event()
 
         def file_of_pairs() -> None:
@@ -92,28 +91,32 @@ def main() -> None:
                     if enough.is_set():
                         return
 
-        started, one, ten = time.perf_counter(), [], []
+        started = time.perf_counter()
+        one: list[tuple[float, float]] = []  # when, and for how long
+        ten: list[tuple[float, float]] = []
+
+        def visit(lam: float) -> tuple[float, float]:
+            return time.perf_counter(), seconds_of(lam, score)
+
         with ThreadPoolExecutor(11) as visitors:
             job = visitors.submit(file_of_pairs)
-            for run in range(ROUNDS):
-                if job.done():
-                    break
-                one += [seconds_of(lam, score) for lam in lams[3 * run : 3 * run + 3]]
-                ten += visitors.map(lambda lam: seconds_of(lam, score), lams[:10])
+            while not job.done() and time.perf_counter() - started < SECONDS:
+                one += [visit(lam) for lam in lams[:3]]
+                ten += visitors.map(visit, lams[:10])
             enough.set()
             job.result()
-        told("meanwhile, one visitor", one)
-        told("meanwhile, ten at once", ten)
-        if progress:
-            first, (last, done) = progress[0][0] - started, progress[-1]
-            rate = done / (last - started)
-            print(
-                f"{PAIRS:,} pairs at 11 λs beside them: first progress after {first:.1f} s, "
-                f"{rate:.0f} rewards/s, {22 * PAIRS / rate / 60:.0f} min for all"
-            )
-            times = [at for at, _ in progress]
-            gaps = [after - before for before, after in itertools.pairwise(times)]
-            print(f"progress every {statistics.median(gaps):.2f} s (median)")
+        first, (last, done) = progress[0][0], progress[-1]
+        for phase, begin, end in (("read", started, first), ("scored", first, last)):
+            for who, visits in (("one visitor", one), ("ten at once", ten)):
+                found = [taken for at, taken in visits if begin <= at < end]
+                if found:
+                    told(f"while {PAIRS:,} pairs are {phase}, {who}", found)
+        rate = done / (last - first)
+        print(
+            f"the file beside them: read in {first - started:.1f} s, then {rate:.0f} "
+            f"rewards/s; it is told how far it is every "
+            f"{(last - first) / len(progress):.2f} s"
+        )
         print(f"load average after: {os.getloadavg()[0]:.1f}")
     finally:
         program.terminate()
