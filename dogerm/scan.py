@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dogerm.engine import Engine
-from dogerm.errors import RecipeError
+from dogerm.errors import InputError, RecipeError
 from dogerm.recipe import PARTS, Recipe
-from dogerm.scoring import Tokens
+from dogerm.scoring import Prompt, Tokens, rewards, tokenise
 from dogerm.sweep import sweep, top
 
 
@@ -163,14 +163,52 @@ def scan(
     Raises:
         RecipeError: the window or the recipe cannot be meant for this model.
     """
-    anatomy = engine.fit.anatomy
-    places = tuple(spots(recipe, anatomy.layers, window))
-    recipes = [recipe.with_lam(0), recipe, *(spot.recipe for spot in places)]
-    for one in recipes:
-        anatomy.check(one)
+    places, recipes = _places(engine, recipe, window)
     found = sweep(engine, recipes, items, on_progress)
     by_item = (tuple(map(tuple, rows)) for rows in zip(*found))
     return [
         Scan(recipe, places, base, merged, tuple(rest))
         for base, merged, *rest in by_item
     ]
+
+
+def walk(
+    engine: Engine,
+    prompt: Prompt,
+    responses: Sequence[str],
+    recipe: Recipe,
+    window: int = 1,
+) -> Iterator[tuple[int, int, Scan | None]]:
+    """One prompt's scan, leaving the engine to others between merges.
+
+    Yields how many merges are done, of how many, and at the end the scan.
+
+    Raises:
+        InputError: fewer than two responses, or λ is 0: nothing is merged then.
+        RecipeError: the window or the recipe cannot be meant for this model.
+    """
+    if len(responses) < 2:
+        raise InputError(f"a comparison needs two responses, got {len(responses)}.")
+    if recipe.lam == 0:
+        raise InputError("at λ = 0 no layer is merged. Set λ above 0.")
+    places, recipes = _places(engine, recipe, window)
+    tokens = tokenise(engine, prompt, responses)
+    rows: list[tuple[float, ...]] = []
+    for one in recipes:
+        yield len(rows), len(recipes), None
+        rows.append(tuple(rewards(engine, one, [tokens])[0]))
+    base, merged, *rest = rows
+    found = Scan(recipe, places, base, merged, tuple(rest))
+    yield len(rows), len(recipes), found
+
+
+def _places(
+    engine: Engine, recipe: Recipe, window: int
+) -> tuple[tuple[Spot, ...], list[Recipe]]:
+    """The spots, and all recipes of a scan: nothing merged, everything, each spot alone."""
+    anatomy = engine.fit.anatomy
+    places = tuple(spots(recipe, anatomy.layers, window))
+    recipes = [recipe.with_lam(0), recipe, *(spot.recipe for spot in places)]
+    for one in recipes:
+        anatomy.check(one)
+    return places, recipes

@@ -4,7 +4,8 @@ import pytest
 from browsing import ANSWERS, CLOSE, PROMPT, Slider, whole
 
 from dogerm.recipe import Recipe
-from dogerm.scoring import score
+from dogerm.scan import scan
+from dogerm.scoring import score, tokenise
 from dogerm.tokens import read_tokens
 
 
@@ -154,3 +155,49 @@ def test_a_file_with_other_columns_is_named_with_what_it_lacks(visit, tmp_path):
         "prompt is missing; the keys are question, good. "
         "A row needs prompt with chosen and rejected"
     ).first.wait_for()
+
+
+def test_the_layer_scan_holds_the_librarys_margins_and_says_which_layer_moves_most(
+    visit, engine
+):
+    page = visit()
+    open_panel(page, "Layers")
+    page.locator("#layers-draw").click()
+    page.wait_for_function(
+        "document.querySelector('#layers-plot').data?.length", timeout=60_000
+    )
+    recipe = Recipe(0.5, {"math": 1, "code": 1})
+    (found,) = scan(engine, recipe, [tokenise(engine, PROMPT, ANSWERS)])
+    pairs = page.locator("#layers-pairs input")
+    assert pairs.count() == 3
+    over, under = ("ABC".index(x) for x in pairs.first.get_attribute("value"))
+    assert {over, under} == set(found.contest)
+    profile = found.profile(over, under)
+    shown = page.evaluate(
+        "document.querySelector('#layers-plot').data[0].customdata.map(c => [c[0], c[1]])"
+    )
+    assert [name for name, _ in shown] == list(profile.names)
+    assert [margin for _, margin in shown] == pytest.approx(profile.margins, abs=CLOSE)
+    said = page.locator("#layers-state").inner_text()
+    assert profile.names[profile.widest] in said
+    assert ("which flips it" in said) == bool(profile.flips[profile.widest])
+    pairs.nth(1).check()
+    over, under = ("ABC".index(x) for x in pairs.nth(1).get_attribute("value"))
+    margins = found.profile(over, under).margins
+    page.wait_for_function(
+        "wanted => Math.abs(document.querySelector('#layers-plot').data[0].customdata[0][1] - wanted) < 1e-5",
+        arg=margins[0],
+    )
+    page.locator("#lam").scroll_into_view_if_needed()
+    Slider(page, "#lam").to(0)
+    page.get_by_text("This scan is of other texts or another merge").wait_for()
+    page.locator("#layers-draw").click()
+    page.get_by_text("no layer is merged").first.wait_for()
+
+
+def test_a_window_wider_than_the_model_is_refused_with_the_range(visit):
+    page = visit()
+    open_panel(page, "Layers")
+    page.locator("#layers-window input").fill("9")
+    page.locator("#layers-draw").click()
+    page.get_by_text("whole number of layers from 1 to").first.wait_for()

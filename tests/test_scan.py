@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
 
 from dogerm.charts import layer_profile
 from dogerm.engine import Engine
-from dogerm.errors import RecipeError
+from dogerm.errors import InputError, RecipeError
 from dogerm.family import Family
 from dogerm.recipe import Recipe
-from dogerm.scan import Profile, Scan, Spot, mean, scan, spots
+from dogerm.scan import Profile, Scan, Spot, mean, scan, spots, walk
 from dogerm.scoring import score, tokenise
 
 PROMPT, ANSWERS = "Name a prime.", ["7", "Nine is one", "eleven!"]
@@ -152,3 +152,19 @@ def test_scan_writes_rows_report_and_chart(run, source, engine, tmp_path):  # no
     wrong = run("scan", file, *source, "--window=3", f"--out={tmp_path / 'none'}")
     assert "from 1 to 2" in one_line(wrong)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_walk_is_the_scan_of_one_prompt_merge_by_merge(deep):
+    steps = list(walk(deep, PROMPT, ANSWERS, RECIPE, window=2))
+    (wanted,) = scan(deep, RECIPE, [tokenise(deep, PROMPT, ANSWERS)], window=2)
+    total = 2 + 1 + 3  # nothing, everything, the embeddings, three windows
+    assert [step[:2] for step in steps] == [(done, total) for done in range(total + 1)]
+    assert [found for _, _, found in steps[:-1]] == [None] * total
+    assert steps[-1][2] == wanted
+
+
+def test_a_walk_of_nothing_is_refused(deep):
+    with pytest.raises(InputError, match="λ = 0 no layer is merged"):
+        next(walk(deep, PROMPT, ANSWERS, RECIPE.with_lam(0)))
+    with pytest.raises(InputError, match="two responses, got 1"):
+        next(walk(deep, PROMPT, ANSWERS[:1], RECIPE))
