@@ -406,9 +406,11 @@ def _band(x: Inputs, density: float, gamma: float, first: int = 0) -> Sparsifier
     count = max(1, int(density * x.size))
     largest = min(int(gamma * x.size), x.size - count)
     ranks = [x.size - largest - count, x.size - largest - 1]
-    bounds = _at_ranks(
-        x, lambda block: [d.abs() for d in block.task_vectors[first:]], ranks
-    )
+
+    def sizes(block: Inputs) -> list[Tensor]:
+        return [(m - block.parent).abs_() for m in [block.rm, *block.lms][first:]]
+
+    bounds = _at_ranks(x, sizes, ranks)
 
     def sparse(delta: Tensor, index: int, _: torch.Generator) -> Tensor:
         low, high = bounds[index - first]

@@ -59,7 +59,7 @@ def layer_profile(profile: Profile, over: str, under: str) -> go.Figure:
     upright = sum(map(len, ticks)) > 90  # characters: more would run into each other
     set_style(figure)
     figure.update_layout(
-        margin={"l": 56, "r": 112, "t": 26, "b": 92 if upright else 56},
+        margin={"l": 66, "r": 112, "t": 26, "b": 92 if upright else 56},
         showlegend=False,
         bargap=0.25,
         hoverlabel={"font": {"family": FONT}},

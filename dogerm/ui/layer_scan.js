@@ -18,7 +18,7 @@
   // A spot's name: the embeddings, "layer 3", "layers 3–5".
   function name(spot) {
     const [what, which] = spot.split(" ");
-    return which ? t(`${what} {0}`, which) : t("the embeddings");
+    return which ? t(`${what} {0}`, which) : t("the table of embeddings");
   }
 
   function draw() {
