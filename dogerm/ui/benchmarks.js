@@ -39,7 +39,7 @@
   const bestOf = ({ top, group }) => (top ? t("{0} {1}% at λ = {2}", group, percent(top.accuracy), top.lam) : "–");
 
   function table(className, heads, rows) {
-    const wrap = make("div", `sheet ${className}`), sheet = make("table"), top = make("thead"), body = make("tbody");
+    const wrap = Object.assign(make("div", `sheet ${className}`), { tabIndex: 0 }), sheet = make("table"), top = make("thead"), body = make("tbody");
     const line = make("tr");
     line.append(...heads);
     top.append(line);
@@ -132,7 +132,7 @@
     grid.append(...figures.map(({ block }) => block));
     const save = make("button", "link save", "Download report (JSON)");
     const details = make("details"), summary = make("summary", "", "What the numbers depend on");
-    details.append(summary, own("pre", "", JSON.stringify({ family: frame.report.family, settings: about }, null, 1)));
+    details.append(summary, Object.assign(own("pre", "", JSON.stringify({ family: frame.report.family, settings: about }, null, 1)), { tabIndex: 0 }));
     place.replaceChildren(title, facts, grid, make("h4", "", "Best λ by group"), choices(), make("h4", "", "Accuracy in %, with 95% intervals"), measured(), save, details);
     figures.forEach(({ chart, figure }) => window.dogerm.chart(chart, figure));
   }

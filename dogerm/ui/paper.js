@@ -14,7 +14,7 @@
   let found = null, now = null, stopped = false;
 
   function sheet(head, rows, className = "") {
-    const wrap = make("div", `sheet ${className}`), table = make("table"), top = make("thead"), body = make("tbody");
+    const wrap = Object.assign(make("div", `sheet ${className}`), { tabIndex: 0 }), table = make("table"), top = make("thead"), body = make("tbody");
     top.append(...head);
     body.append(...rows);
     table.append(top, body);
@@ -66,7 +66,7 @@
     const { columns, lines, seeds, gains } = found.nano;
     const heads = ["", "λ by seed", ...columns].map((text, i) => (i < 2 ? make("th", "", text) : own("th", "number", text)));
     const rows = lines.map(({ name, lams, cells }) => row([
-      own("td", "model", name), own("td", "quiet", lams.join(", ")),
+      make("td", "model", name), own("td", "quiet", lams.join(", ")),
       ...cells.map(({ mean, spread, gain }) => {
         const cell = number(mean, gain);
         if (spread !== null) cell.firstChild.append(make("small", "spread", ` ± ${spread.toFixed(1)}`));

@@ -25,7 +25,7 @@ SHELL = """
     <code>python -m dogerm bench</code>), with its 95% interval.</p>
   <div id="paper-table"></div>
   <h3>What merging gains, in the paper</h3>
-  <div id="paper-gains"></div>
+  <div id="paper-gains" translate="no"></div>
   <div id="paper-nano"></div>
   <h3>The figure, measured now</h3>
   <p class="lead">Accuracy against λ on held-out pairs of the embedded family's generators, scored by
