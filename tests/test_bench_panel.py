@@ -91,6 +91,19 @@ def test_a_measured_report_is_the_librarys_and_a_dropped_one_leaves_nothing(
     assert quiet(batches) and list(tmp_path.iterdir()) == [folder]
 
 
+def test_real_rows_are_offered_from_the_servers_folder_and_not_to_strangers(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "autoj").mkdir()
+    for name in ("autoj/pairs.jsonl", "autoj/groups.json", "gsm8k.json", "other.jsonl"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setenv("DOGERM_DATA", str(tmp_path))
+    own = ["pairs", "best-of-16"]
+    found = [job.name for job in benchmarks.jobs(public=False)]
+    assert found == [*own, "autoj: pairs.jsonl", "gsm8k: gsm8k.json"]
+    assert [job.name for job in benchmarks.jobs(public=True)] == own
+
+
 def test_strangers_are_not_told_where_models_lie(engine, tmp_path):
     *_, last = measure(engine, JOB, 2, Recipe(0.5, MIX), None, public=True)
     assert engine.family.rm not in json.dumps(last)

@@ -41,7 +41,8 @@ SIZES, MOST_IN_PUBLIC = (25, 50, 100, 250), 100  # pairs of each domain, or prob
 VALIDATION = 0.3  # of the rows: λ is chosen on these and reported on the others
 CANDIDATES, PROBLEMS_AT_ONCE = 16, 4
 MIXES_DRAWN = 4  # curves of one report; more are in its own page
-FILES = (".jsonl", ".json", ".csv", ".parquet")
+FILES = (".jsonl", ".csv", ".parquet")
+OF_CANDIDATES = ("gsm8k", "mbpp", "humaneval")  # also in the reference's .json
 SECONDS_BETWEEN = 0.2  # two words of progress
 
 SHELL = """
@@ -75,12 +76,12 @@ class Job:
 
 
 def build(controls: Controls, public: bool) -> None:
-    jobs = {job.name: job for job in _jobs(public)}
+    offered = {job.name: job for job in jobs(public)}
     sizes = [size for size in SIZES if not public or size <= MOST_IN_PUBLIC]
     with gr.Tab("Benchmarks", id="bench") as tab:
         with gr.Row(elem_id="bench-actions"):
             which = gr.Dropdown(
-                [(job.label, job.name) for job in jobs.values()],
+                [(job.label, job.name) for job in offered.values()],
                 value=PAIRS,
                 label="Benchmark",
                 elem_id="bench-which",
@@ -107,7 +108,7 @@ def build(controls: Controls, public: bool) -> None:
             size = min(int(size), max(sizes))
             keep = None if public else reports_folder()
             engine = controls.studio.engine
-            yield from measure(engine, jobs[job], size, recipe, keep, public)
+            yield from measure(engine, offered[job], size, recipe, keep, public)
 
     def list_reports() -> dict[str, Any]:
         found, faults = every_report()
@@ -177,7 +178,7 @@ def measure(
         about = depends_on(benchmark, settings, dataset)
         batch = min(engine.plan.batch_tokens, SHARED_BATCH[engine.plan.kind])
         # Before the models' files are hashed, which takes a while with large ones.
-        yield from _Clock("Scoring").said(0, len(recipes) * len(tokens.rows))
+        yield from _Clock("Scoring").said(0, len(recipes) * len(tokens.scored))
         clock = _Clock("Scoring")
         steps = run(engine, tokens, recipes, folder, about, batch_tokens=batch)
         with closing(steps):
@@ -287,7 +288,7 @@ def _mix(recipe: Recipe) -> str:
     return str(recipe.with_lam(1)).replace(" λ=1", "")
 
 
-def _jobs(public: bool) -> Iterator[Job]:
+def jobs(public: bool) -> Iterator[Job]:
     """The embedded family's own rows; and on one's own machine what DOGERM_DATA has, by benchmark.
 
     That folder holds, for a benchmark NAME, files NAME.* or NAME/*. No visitor names a path.
@@ -300,8 +301,9 @@ def _jobs(public: bool) -> Iterator[Job]:
     for benchmark in BENCHMARKS:
         files = [*Path(folder).glob(f"{benchmark}.*")]
         files += Path(folder).glob(f"{benchmark}/*")
+        kinds = FILES + ((".json",) if benchmark in OF_CANDIDATES else ())
         for file in sorted(files):
-            if file.suffix in FILES:
+            if file.suffix in kinds:
                 name = f"{benchmark}: {file.name}"
                 yield Job(name, name, benchmark, file)
 
