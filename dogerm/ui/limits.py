@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from dogerm.errors import InputError
 from dogerm.family import Family
+from dogerm.provenance import shown
 
 MAX_RESPONSES = 8  # boxes on the page
 
@@ -69,14 +69,9 @@ class Limits:
         """The family as the page may name it: for strangers, folders by their last name."""
         if self.named_here:
             return family
-
-        def name(source: str | None) -> str | None:
-            folder = source and Path(source).expanduser().is_dir()
-            return Path(source).name if folder else source
-
-        lms = {domain: name(source) for domain, source in family.lms.items()}
-        parent = name(family.parent)
-        return replace(family, rm=name(family.rm), lms=lms, parent=parent)
+        lms = {domain: shown(source) for domain, source in family.lms.items()}
+        parent = family.parent and shown(family.parent)
+        return replace(family, rm=shown(family.rm), lms=lms, parent=parent)
 
 
 LOCAL = Limits(
