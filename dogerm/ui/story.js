@@ -129,7 +129,7 @@
 
   // A light on what is looked at: one box around all of it.
   function shine() {
-    if (!panel) return;
+    if (!panel || at < 0) return; // not built, or still measuring
     const { look } = steps[at];
     const boxes = look ? [...document.querySelectorAll(look)].map((node) => node.getBoundingClientRect()).filter(({ width }) => width) : [];
     light.hidden = !boxes.length;
