@@ -254,13 +254,14 @@ Object.assign(window.dogerm, (() => {
   const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
   // What a recording was made on, for people.
-  const where = (made) => t("{0} on {1}, {2}, {3}", made.family, made.device, made.dtype, made.date.slice(0, 10));
+  const where = (made) => t("{0} on {1}, {2}, {3}", t(made.family), made.device, made.dtype, made.date.slice(0, 10));
 
   // What a chart bears as long as its numbers come from a file.
   function mark({ annotations = [] }) {
     if (!view.frame.recorded) return {};
-    const text = t("recorded with {0}", escaped(where(view.frame.made)));
-    const place = { xref: "paper", yref: "paper", x: 0, y: 0, xanchor: "left", yanchor: "bottom", xshift: 6, yshift: 4, showarrow: false };
+    const { device, dtype, date } = view.frame.made;
+    const text = escaped(t("recorded on {0}, {1}, {2}", device, dtype, date.slice(0, 10)));
+    const place = { xref: "paper", yref: "paper", x: 1, y: 0, xanchor: "right", yanchor: "top", yshift: -24, showarrow: false };
     return { annotations: [...annotations, { ...place, text, font: { size: 11, color: "#b37208" } }] };
   }
 

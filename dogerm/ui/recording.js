@@ -5,7 +5,7 @@
   const byId = (id) => document.getElementById(id);
   const MOST = 200; // as in dogerm/recording.py
   // What a replay has no use for.
-  const LIVE = ["method", "reset", "options", "weights", "examples", "instruction", "more", "fewer", "stop", "panels", "model", "status"];
+  const LIVE = ["method", "reset", "options", "weights", "examples", "instruction", "more", "fewer", "stop", "panels", "model", "api", "status", "strip-block"];
   const takes = new Map(); // by all that a curve depends on
   const make = (tag, text, own) => Object.assign(document.createElement(tag), { textContent: text, ...(own ? { translate: false } : {}) });
 
