@@ -431,7 +431,7 @@ def test_demo_hands_its_options_to_the_page(run, source, monkeypatch):
         served.update(settings, family=family)
 
     monkeypatch.setattr("dogerm.ui.serve", serve)
-    result = run("demo", *source, "--port=7999", "--public", "--offline")
+    result = run("demo", *source, "--port=7999", "--public", "--offline", "--mcp")
     assert result.exit_code == 0, result.output
     assert list(served.pop("family").lms) == ["math", "code"]
     assert served == {
@@ -441,6 +441,8 @@ def test_demo_hands_its_options_to_the_page(run, source, monkeypatch):
         "public": True,
         "load_in_8bit": False,
         "offline": True,
+        "mcp": True,
+        "reports": None,
         "device": "cpu",
         "dtype": "float32",
     }

@@ -12,6 +12,9 @@ def test_keys_act_only_while_nobody_types(visit, engine):
     root = "document.documentElement.classList.contains('projector')"
     dark = "document.body.classList.contains('dark')"
     size = "document.querySelector('#plot .js-plotly-plot').layout.font.size"
+    page.wait_for_function(
+        "document.querySelector('#plot .js-plotly-plot')?.layout?.font"
+    )  # drawn, not only laid out
     was, font = page.evaluate(dark), page.evaluate(size)
 
     page.fill("#instruction textarea", "")

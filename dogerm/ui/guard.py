@@ -1,10 +1,11 @@
-"""What no request to the page may do, whichever event it is for: name a file, or be too large."""
+"""What holds for every request to the page: it names no file, is not too large, may be brief."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import gradio as gr
+from gradio.components.api_component import Api
 from gradio.utils import get_upload_folder, is_in_or_equal
 from gradio_client.utils import traverse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,6 +30,10 @@ class Page(gr.Blocks):
     ) -> list[Any]:
         for widget, value in zip(block_fn.inputs, inputs):
             _check_files(value, may_be=isinstance(widget, gr.File | gr.UploadButton))
+        left_out = block_fn.inputs[len(inputs) :]
+        if all(isinstance(widget, Api) for widget in left_out):
+            # gradio_client fills in defaults itself; a plain HTTP call need not.
+            inputs = [*inputs, *(widget.value for widget in left_out)]
         return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
 
