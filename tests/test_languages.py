@@ -73,6 +73,46 @@ def said(page) -> list[str]:
     return page.evaluate(SAID)
 
 
+def open_all(page, tmp_path) -> None:
+    """Opens every panel and fold, and has it show what it can."""
+    file = tmp_path / "own.csv"
+    file.write_text("prompt,chosen,rejected\nName a prime.,Seven,Nine\n", "utf-8")
+    for fold in page.locator("button.label-wrap").all():
+        fold.click()
+    for tab in page.locator('#panels [role="tab"]').all():
+        tab.click()
+    page.locator('#panels [role="tab"]', has_text="Tokens").click()
+    page.wait_for_selector(".reading .token")
+    page.locator('#panels [role="tab"]', has_text="Pairs").click()
+    page.locator("#pairs-file input[type=file]").set_input_files(file)
+    page.get_by_text("own.csv").first.wait_for()
+    page.click("#pairs-run")
+    page.wait_for_selector("#pairs-table tbody tr")
+    page.click("#in-8bit input")
+    page.wait_for_selector("#model .plan table")
+
+
+def through_the_tabs(page, look) -> list[list[str]]:
+    """What `look` finds with each tab open, once what the tab asks for has come."""
+    found = []
+    for tab in page.locator('#panels [role="tab"]').all():
+        tab.click()
+        page.wait_for_timeout(300)
+        found.append(look(page))
+    return found
+
+
+def test_every_panel_speaks_the_other_language_and_english_again(visit, tmp_path):
+    page = visit()
+    open_all(page, tmp_path)
+    english = through_the_tabs(page, said)[-1]
+    choose(page, "zh-Hant")
+    assert not any(through_the_tabs(page, left))
+    assert left(page) == [] and "偏好" in page.inner_text("#verdict")
+    choose(page, "en")
+    assert through_the_tabs(page, said)[-1] == english
+
+
 def test_each_step_of_the_story_speaks_it_too(visit):
     page = visit(path="?lang=zh-Hant")
     page.locator(".story-open-button").first.click()

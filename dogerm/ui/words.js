@@ -75,7 +75,9 @@ window.dogerm = (() => {
 
   // A figure with its words in the page's language; the figure itself is left as it is.
   function figure(original) {
-    const word = (text) => (LATIN.test(text) ? text.split(/(<[^>]*>)/).map((part) => (part.startsWith("<") ? part : found(part, true) ?? part)).join("") : text);
+    // Plotly reads text as HTML: a model's "&" comes as "&amp;".
+    const plain = (part) => found(part.replaceAll("&amp;", "&"), true)?.replaceAll("&", "&amp;");
+    const word = (text) => (LATIN.test(text) ? text.split(/(<[^>]*>)/).map((part) => (part.startsWith("<") ? part : plain(part) ?? part)).join("") : text);
     const told = (value, key) => {
       if (typeof value === "string") return SAID.includes(key) ? word(value) : value;
       if (Array.isArray(value)) return typeof value[0] === "number" ? value : value.map((one) => told(one, key));
