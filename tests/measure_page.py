@@ -21,7 +21,9 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 7878
 URL = f"http://127.0.0.1:{PORT}/"
-EXACT = "document.getElementById('dogerm-results').dataset.state === 'exact'"
+# The cards are drawn once a frame: right after a move they are still those of the λ before.
+EXACT = """document.getElementById('dogerm-results').dataset.state === 'exact'
+  && dogerm.view.frame.lam === Number(document.querySelector('#lam input[type=range]').value)"""
 LIVE = "window.dogerm && dogerm.view.frame?.done && !dogerm.view.frame.recorded"
 RUNS = 30
 # Notes when the verdict was first on the screen: two frames after it was in the page.
@@ -82,6 +84,7 @@ def four_responses(page) -> None:
 def release_times(page) -> list[float]:
     """Milliseconds from letting go of λ to exact numbers."""
     slider = page.locator("#lam input[type=range]")
+    slider.scroll_into_view_if_needed()  # the mouse only reaches what is in view
     box = slider.bounding_box()
     y = box["y"] + box["height"] / 2
     times = []
@@ -97,6 +100,8 @@ def release_times(page) -> list[float]:
         page.mouse.up()
         page.wait_for_function(EXACT)
         times.append(1e3 * (time.perf_counter() - started))
+        wanted = 0.1 + 0.8 * (run * 0.381 % 1)
+        assert abs(float(slider.input_value()) - wanted) < 0.02, "λ was not moved"
     return times
 
 
