@@ -51,7 +51,8 @@ def gains(
     figure.add_hline(y=0, line={"color": BASE, "width": 2})
     set_style(figure)
     figure.update_layout(
-        legend={"orientation": "h", "y": 1.14},
+        # Anchored below, a legend of several rows makes room for itself.
+        legend={"orientation": "h", "y": 1.03, "yanchor": "bottom"},
         hoverlabel={"font": {"family": FONT}},
         xaxis={
             "tickvals": list(range(len(columns))),
