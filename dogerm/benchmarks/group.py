@@ -68,6 +68,7 @@ class Group:
         for found in self.gather(failure):
             if found:
                 found.is_said_elsewhere = self.rank > 0
+                self.leave()
                 raise found
 
     @contextmanager
@@ -104,7 +105,13 @@ class Group:
         )
 
     def leave(self) -> None:
+        """Leave together, if the others are there still.
+
+        One that is gone while another's last message is under way makes gloo abort there.
+        """
         if self.size > 1:
+            with suppress(RuntimeError):
+                dist.monitored_barrier(timeout=timedelta(seconds=5))
             with suppress(RuntimeError):
                 dist.destroy_process_group()
 
