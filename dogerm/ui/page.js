@@ -7,7 +7,7 @@ Object.assign(window.dogerm, (() => {
   const letter = (i) => String.fromCharCode(65 + i);
   const best = (row) => row.flatMap((r, i) => (r === Math.max(...row) ? [i] : []));
   const fixed = (value) => value.toFixed(3).replace("-", "−");
-  const { t } = window.dogerm;
+  const { t, make } = window.dogerm;
   const names = (indices) => indices.map(letter).reduce((all, one) => t("{0} and {1}", all, one));
   // What panels lay over the chart, by its kind: traces and shapes.
   const overlays = [];
@@ -73,22 +73,15 @@ Object.assign(window.dogerm, (() => {
     line.title = t("Bradley–Terry: σ of the difference of the two rewards, the model that reward models are trained under");
   }
 
-  const element = (tag, className, text) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
-
   // The same, of a visitor's own text or a name: it has no other language.
-  const own = (tag, className, text) => Object.assign(element(tag, className, text), { translate: false });
+  const own = (tag, className, text) => Object.assign(make(tag, className, text), { translate: false });
 
   // A reward with its rank, and a bar from the middle: how far above or below the mean of the
   // responses. Made once, then set again and again while λ is dragged.
   function rewardCell(kind) {
-    const cell = element("div", `reward ${kind}`), line = element("span", "line");
-    const number = element("span", "number"), rank = element("span", "rank");
-    const track = element("span", "track"), fill = element("span", `fill ${kind}`);
+    const cell = make("div", `reward ${kind}`), line = make("span", "line");
+    const number = make("span", "number"), rank = make("span", "rank");
+    const track = make("span", "track"), fill = make("span", `fill ${kind}`);
     line.append(number, rank);
     track.append(fill);
     track.setAttribute("aria-hidden", "true");
@@ -120,8 +113,8 @@ Object.assign(window.dogerm, (() => {
   let cards = { texts: null, rows: [] };
   function makeCards(texts) {
     const rows = texts.map((text, i) => {
-      const card = element("article", "card"), name = element("div", "name");
-      const mark = element("span", "letter", letter(i)), change = element("div", "delta");
+      const card = make("article", "card"), name = make("div", "name");
+      const mark = make("span", "letter", letter(i)), change = make("div", "delta");
       card.dataset.response = letter(i);
       card.setAttribute("aria-label", t("Response {0}", letter(i)));
       name.append(mark, own("span", "snippet", text.slice(0, 160)));
@@ -156,7 +149,7 @@ Object.assign(window.dogerm, (() => {
     const method = view.frame ? view.frame.method : "linear";
     const [open, close] = method === "linear" ? ["DogeRM = ", ""] : [`DogeRM = ${method}(`, ")"];
     line.replaceChildren(open, ...terms.flatMap(([name, value], i) => {
-      const term = element("span", i ? "term merged" : "term base", `${value.toFixed(2)} `);
+      const term = make("span", i ? "term merged" : "term base", `${value.toFixed(2)} `);
       return [i ? " + " : "", term, own("span", "of", name)];
     }), close);
   }
@@ -454,5 +447,5 @@ Object.assign(window.dogerm, (() => {
     redraw();
   });
 
-  return { show, draw, stop, set, put, move, restore, setting, sameWay, redraw, overlays, cards: () => cards.rows, rewardCell, best, mean, scale, preference, percent, fixed, write, letter, element, own, view, escaped, where, plot: drawFigure, shares: () => Object.fromEntries(readShares().map((s) => [s.name, s.value])) };
+  return { show, draw, stop, set, put, move, restore, setting, sameWay, redraw, overlays, cards: () => cards.rows, rewardCell, best, mean, scale, preference, percent, fixed, write, letter, own, view, escaped, where, plot: drawFigure, shares: () => Object.fromEntries(readShares().map((s) => [s.name, s.value])) };
 })());

@@ -3,14 +3,8 @@
   const byId = (id) => document.getElementById(id);
   const PAGE = 50;
   let frame = null, filter = "all", most = PAGE;
-  const make = (tag, className, text) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
   const own = (...parts) => Object.assign(make(...parts), { translate: false }); // no other language
-  const { t } = window.dogerm;
+  const { t, make } = window.dogerm;
   const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
 
   // The measured λ nearest to the slider: the table says which it is.

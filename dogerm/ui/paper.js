@@ -1,13 +1,7 @@
 // The Paper panel: the paper's tables beside what was measured here, gains, and a live figure.
 (() => {
   const byId = (id) => document.getElementById(id);
-  const { t } = window.dogerm;
-  const make = (tag, className, text) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
+  const { t, make } = window.dogerm;
   const own = (...parts) => Object.assign(make(...parts), { translate: false });
   const percent = (share) => (100 * share).toFixed(1);
   const signed = (points) => `${points < 0 ? "−" : "+"}${Math.abs(points).toFixed(1)}`;

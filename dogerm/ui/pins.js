@@ -2,7 +2,7 @@
 // All of it lives in this browser tab; the server scores a pin on the texts of the moment.
 (() => {
   const MOST_TRIED = 40;
-  const { t, overlays, element, own, write, letter, fixed, best, percent, preference } = window.dogerm;
+  const { t, overlays, make, own, write, letter, fixed, best, percent, preference } = window.dogerm;
   const byId = (id) => document.getElementById(id);
   const textsOf = (frame) => JSON.stringify([frame.prompt, frame.texts]);
   const same = (a, b) => Math.abs(a.lam - b.lam) < 1e-9 && window.dogerm.sameWay(a, b);
@@ -54,7 +54,7 @@
   }
 
   function button(className, text, title, act) {
-    const made = element("button", className, text);
+    const made = make("button", className, text);
     made.type = "button";
     if (title) made.title = title;
     made.addEventListener("click", act);
@@ -70,7 +70,7 @@
     const place = byId("presets"), { lam, frame } = window.dogerm.view;
     const now = { ...window.dogerm.setting(), lam };
     fill(place, () => [
-      element("span", "label", t("Presets")),
+      make("span", "label", t("Presets")),
       ...found.map((preset) => {
         const alone = preset.name.match(/^(.+) alone$/);
         const name = alone ? t("{0} alone", alone[1]) : t(preset.name);
@@ -139,7 +139,7 @@
     const row = chosen && rewardsOf(chosen, frame);
     results.classList.toggle("with-pin", Boolean(chosen));
     const head = results.querySelector(".columns");
-    if (!head.querySelector(".pinned")) head.querySelector(".merged").before(element("span", "pinned"));
+    if (!head.querySelector(".pinned")) head.querySelector(".merged").before(make("span", "pinned"));
     head.querySelector(".pinned").hidden = !chosen;
     write(head.querySelector(".pinned"), chosen ? t("pin {0}", active + 1) : "");
     const size = window.dogerm.scale({ base: frame.base, merged });
@@ -212,11 +212,11 @@
     tried = [entry, ...tried.filter((old) => !known(old))].slice(0, MOST_TRIED);
   }
 
-  const cell = (text, className) => element("td", className, text);
+  const cell = (text, className) => make("td", className, text);
   function table(heads, rows) {
-    const made = element("table"), head = element("thead"), line = element("tr"), body = element("tbody");
+    const made = make("table"), head = make("thead"), line = make("tr"), body = make("tbody");
     for (const [text, className] of heads) {
-      const th = element("th", className, text);
+      const th = make("th", className, text);
       th.scope = "col";
       line.append(th);
     }
@@ -227,7 +227,7 @@
   }
 
   function settingRow(name, setting, row, className, act) {
-    const line = element("tr", className), head = element("th", "", name);
+    const line = make("tr", className), head = make("th", "", name);
     head.scope = "row";
     const mix = own("td", "", setting.lam ? mixed(setting) : "–");
     line.append(head, cell(setting.lam.toFixed(2), "figure"), mix);
@@ -241,12 +241,12 @@
         ...row.map((reward, i) => {
           const place = 1 + row.filter((r) => r > reward).length;
           const made = cell(fixed(reward), place === 1 ? "figure first" : "figure");
-          made.append(element("span", "place", place === 1 ? " ★" : ` ${place}`));
+          made.append(make("span", "place", place === 1 ? " ★" : ` ${place}`));
           return made;
         }),
       );
     }
-    const last = element("td", "act");
+    const last = make("td", "act");
     if (act) last.append(...act);
     line.append(last);
     return line;
@@ -269,9 +269,9 @@
       settingRow(t("now"), frame, frame.merged, "merged"),
     ]));
     const lines = tried.map((entry) => {
-      const line = element("tr"), text = own("td", "text", entry.prompt.slice(0, 90));
+      const line = make("tr"), text = own("td", "text", entry.prompt.slice(0, 90));
       const mix = own("td", "", entry.lam ? mixed(entry) : "–");
-      const last = element("td", "act");
+      const last = make("td", "act");
       const { prompt, responses } = entry;
       last.append(back({ ...plain(entry), prompt, responses }));
       line.append(cell(entry.lam.toFixed(2), "figure"), mix, cell(entry.winners.join(" = "), "letter"), cell(fixed(entry.margin), "figure"), text, last);

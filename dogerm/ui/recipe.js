@@ -1,12 +1,7 @@
 // The Recipe panel: texts to copy, and a link with everything in it.
 (() => {
+  const { make } = window.dogerm;
   const byId = (id) => document.getElementById(id);
-  const make = (tag, className, text) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
 
   function link() {
     const { frame, lam } = window.dogerm.view, pins = window.dogerm.pins();

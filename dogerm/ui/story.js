@@ -2,13 +2,7 @@
 // Each step sets the playground, puts a light on what to look at, and says what is there.
 (() => {
   const byId = (id) => document.getElementById(id);
-  const { t } = window.dogerm;
-  const make = (tag, className, text) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
+  const { t, make } = window.dogerm;
   const letter = (i) => String.fromCharCode(65 + i);
   const fixed = (value) => Math.abs(value).toFixed(2);
   let plan = null, at = -1, before = null, panel = null, light = null, opener = null;

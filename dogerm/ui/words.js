@@ -226,5 +226,13 @@ window.dogerm = (() => {
   }).observe(document.documentElement, { attributes: true, attributeFilter: ["lang"] });
   speak(first());
 
-  return { t, figure, locale, language: () => language };
+  // An element, its text as text: the page and its panels make all of theirs so.
+  const make = (tag, className, text) => {
+    const node = document.createElement(tag);
+    if (className) node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+
+  return { t, make, figure, locale, language: () => language };
 })();
