@@ -1,8 +1,7 @@
 // The Benchmarks panel: the list of reports, the one that is open, and how far a run is.
 (() => {
   const byId = (id) => document.getElementById(id);
-  const { t, make } = window.dogerm;
-  const own = (...parts) => Object.assign(make(...parts), { translate: false }); // no other language
+  const { t, make, own } = window.dogerm;
   const percent = (share) => (100 * share).toFixed(1);
   const session = new Map(); // this visitor's own reports, by name
   let shelf = { reports: [], faults: [] }, frame = null, stopped = false;

@@ -1,8 +1,7 @@
 // The Export panel: files made in the browser of what it shows, and what the server made.
 (() => {
-  const { view, t, escaped } = window.dogerm;
+  const { view, t, escaped, letter } = window.dogerm;
   const byId = (id) => document.getElementById(id);
-  const letter = (i) => String.fromCharCode(65 + i);
   const NONE = "There is no whole curve yet. Press Score and wait for it.";
   const brief = (text, most) => { const line = text.replace(/\s+/g, " ").trim(); return line.length > most ? `${line.slice(0, most - 1)}…` : line; };
   const say = (sentence) => { const line = byId("export-state"); if (line) line.textContent = sentence; };

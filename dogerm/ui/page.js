@@ -7,7 +7,7 @@ Object.assign(window.dogerm, (() => {
   const letter = (i) => String.fromCharCode(65 + i);
   const best = (row) => row.flatMap((r, i) => (r === Math.max(...row) ? [i] : []));
   const fixed = (value) => value.toFixed(3).replace("-", "−");
-  const { t, make } = window.dogerm;
+  const { t, make, own } = window.dogerm;
   const names = (indices) => indices.map(letter).reduce((all, one) => t("{0} and {1}", all, one));
   // What panels lay over the chart, by its kind: traces and shapes.
   const overlays = [];
@@ -72,9 +72,6 @@ Object.assign(window.dogerm, (() => {
       letter(i), letter(j), `${exact ? "" : "≈ "}${percent(ours)}`, percent(theirs)));
     line.title = t("Bradley–Terry: σ of the difference of the two rewards, the model that reward models are trained under");
   }
-
-  // The same, of a visitor's own text or a name: it has no other language.
-  const own = (tag, className, text) => Object.assign(make(tag, className, text), { translate: false });
 
   // A reward with its rank, and a bar from the middle: how far above or below the mean of the
   // responses. Made once, then set again and again while λ is dragged.
@@ -447,5 +444,5 @@ Object.assign(window.dogerm, (() => {
     redraw();
   });
 
-  return { show, draw, stop, set, put, move, restore, setting, sameWay, redraw, overlays, cards: () => cards.rows, rewardCell, best, mean, scale, preference, percent, fixed, write, letter, own, view, escaped, where, plot: drawFigure, shares: () => Object.fromEntries(readShares().map((s) => [s.name, s.value])) };
+  return { show, draw, stop, set, put, move, restore, setting, sameWay, redraw, overlays, cards: () => cards.rows, rewardCell, best, mean, scale, preference, percent, fixed, write, letter, view, escaped, where, plot: drawFigure, shares: () => Object.fromEntries(readShares().map((s) => [s.name, s.value])) };
 })());

@@ -193,7 +193,7 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
                 ),
             ]
 
-        story.build(controls, set_to)
+        story.build(controls)
 
         def example(index: int | None) -> list[Any]:
             return set_to(studio.examples[int(index or 0)])
@@ -261,7 +261,12 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
         returned = reset.click(example, chips, controls.inputs, **QUIET)
         runs.append(returned.then(whole, **everything))
         gone_back = back.click(
-            go_back, wanted, controls.inputs, js="() => [dogerm.wanted]", **QUIET
+            go_back,
+            wanted,
+            controls.inputs,
+            js="() => [dogerm.wanted]",
+            trigger_mode="always_last",
+            **QUIET,
         )
         runs.append(gone_back.success(whole, **everything))
         frame.change(None, [frame], None, js=SHOW)

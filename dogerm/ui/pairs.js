@@ -3,8 +3,7 @@
   const byId = (id) => document.getElementById(id);
   const PAGE = 50;
   let frame = null, filter = "all", most = PAGE;
-  const own = (...parts) => Object.assign(make(...parts), { translate: false }); // no other language
-  const { t, make } = window.dogerm;
+  const { t, make, own } = window.dogerm;
   const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
 
   // The measured λ nearest to the slider: the table says which it is.

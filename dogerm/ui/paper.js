@@ -1,8 +1,7 @@
 // The Paper panel: the paper's tables beside what was measured here, gains, and a live figure.
 (() => {
   const byId = (id) => document.getElementById(id);
-  const { t, make } = window.dogerm;
-  const own = (...parts) => Object.assign(make(...parts), { translate: false });
+  const { t, make, own } = window.dogerm;
   const percent = (share) => (100 * share).toFixed(1);
   const signed = (points) => `${points < 0 ? "−" : "+"}${Math.abs(points).toFixed(1)}`;
   let found = null, now = null, stopped = false;

@@ -2,8 +2,7 @@
 // Each step sets the playground, puts a light on what to look at, and says what is there.
 (() => {
   const byId = (id) => document.getElementById(id);
-  const { t, make } = window.dogerm;
-  const letter = (i) => String.fromCharCode(65 + i);
+  const { t, make, letter } = window.dogerm;
   const fixed = (value) => Math.abs(value).toFixed(2);
   let plan = null, at = -1, before = null, panel = null, light = null, opener = null;
 
@@ -171,23 +170,11 @@
     shine();
   }
 
-  // Sets the page as a link does, through the server, and scores.
-  function restore(setting) {
-    const bytes = new TextEncoder().encode(JSON.stringify(setting));
-    const text = btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
-    const input = document.querySelector("#story-link input, #story-link textarea");
-    const link = text.replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
-    Object.getOwnPropertyDescriptor(Object.getPrototypeOf(input), "value").set.call(input, link);
-    input.dispatchEvent(new Event("input", { bubbles: true }));
-    setTimeout(() => byId("story-set").click(), 50); // once Gradio has taken the link up
-  }
-  window.dogerm.scoreStory = () => setTimeout(() => byId("score").click(), 60);
-
   function go(step) {
     if (step < 0 || step >= steps.length || !plan) return;
     at = step;
     const { prompt, responses, lam } = steps[at].set();
-    restore({ prompt, responses, lam, shares: plan.shares, method: "linear", options: {} });
+    window.dogerm.restore({ prompt, responses, lam, shares: plan.shares, method: "linear", options: {} });
     tell();
     bring();
   }
@@ -220,7 +207,7 @@
     panel = light = plan = null;
     at = -1;
     document.documentElement.classList.remove("story-open");
-    restore(setting);
+    window.dogerm.restore(setting);
     scrollTo({ top: scroll, behavior: "instant" });
     opener?.focus({ preventScroll: true });
     document.dispatchEvent(new CustomEvent("dogerm:story-end"));

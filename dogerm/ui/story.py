@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from random import Random
 from typing import Any
@@ -11,14 +11,13 @@ import gradio as gr
 
 from dogerm.benchmarks import paper
 from dogerm.engine import Engine
-from dogerm.family import ASSETS, Example
+from dogerm.family import ASSETS
 from dogerm.nano.corpus import distinct_pairs
 from dogerm.nano.pair import Pair
 from dogerm.nano.seeds import over_seeds, read_seeds
 from dogerm.recipe import Recipe
 from dogerm.scoring import score
 from dogerm.ui.controls import Controls
-from dogerm.ui.link import read_link
 from dogerm.ui.playground import ENGINE, QUIET, errors_for_people
 
 DOMAINS = ("math", "code")  # that the story can be told of
@@ -27,32 +26,18 @@ LARGE = 1e8  # parameters
 SHOWN = ("chat", "safety", "code", "math")  # columns of the last step's table
 
 
-def build(controls: Controls, set_to: Callable[[Example], list[Any]]) -> None:
-    """What the page asks of the server; the telling itself is story.js.
-
-    Args:
-        set_to: the controls as an example wants them.
-    """
+def build(controls: Controls) -> None:
+    """What the page asks of the server; the telling itself is story.js."""
     studio = controls.studio
     plan = gr.JSON(visible="hidden", elem_id="story-frame")
     begin = gr.Button("Tell the story", visible="hidden", elem_id="story-begin")
-    link = gr.Textbox(visible="hidden", elem_id="story-link")
-    follow = gr.Button("Set the page", visible="hidden", elem_id="story-set")
 
     def plan_story() -> dict[str, Any]:
         with errors_for_people():
             return planned(studio.engine)
 
-    def set_by(link: str) -> list[Any]:
-        with errors_for_people():
-            return set_to(read_link(link, studio, controls.limits))
-
     made = begin.click(plan_story, None, plan, trigger_mode="once", **QUIET, **ENGINE)
     made.success(None, [plan], None, js="plan => dogerm.story(plan)")
-    done = follow.click(
-        set_by, link, controls.inputs, trigger_mode="always_last", **QUIET
-    )
-    done.success(None, None, None, js="() => dogerm.scoreStory()")
 
 
 def planned(engine: Engine) -> dict[str, Any]:

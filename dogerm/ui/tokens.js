@@ -1,8 +1,7 @@
 // The Tokens panel: texts coloured by what DogeRM makes of each token against the base RM.
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
-  const { t, make } = window.dogerm;
-  const letter = (i) => String.fromCharCode(65 + i);
+  const { t, make, letter } = window.dogerm;
   const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
   const steps = (row) => row.map((value, i) => (i ? value - row[i - 1] : 0));
   const rise = (row) => row.map((value) => value - row[0]);

@@ -233,6 +233,8 @@ window.dogerm = (() => {
     if (text !== undefined) node.textContent = text;
     return node;
   };
+  // The same, of a visitor's own text or a name: it has no other language.
+  const own = (...parts) => Object.assign(make(...parts), { translate: false });
 
-  return { t, make, figure, locale, language: () => language };
+  return { t, make, own, figure, locale, language: () => language };
 })();
