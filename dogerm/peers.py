@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +19,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
 
 from dogerm.engine import Engine
 from dogerm.errors import PeerError
@@ -31,7 +27,8 @@ from dogerm.scoring import Tokens, rewards
 
 PEERS = ("reference", "mergekit")
 MERGEKIT = "mergekit==0.1.5"
-SCRIPT = Path(__file__).with_name("mergekit_peer.py")
+REFERENCE_SCRIPT = Path(__file__).with_name("reference_peer.py")
+MERGEKIT_SCRIPT = Path(__file__).with_name("mergekit_peer.py")
 LAM = 0.35
 HOW_TO_INSTALL = (
     "It is measured in an environment of its own. Make one with `python3 -m venv "
@@ -126,61 +123,69 @@ def against_reference(
 ) -> Peer:
     """The way of the paper's repository, for every λ, against a re-merge of the live model.
 
-    Loads both models in float32 on the CPU, merges their dictionaries, saves float32,
-    loads that as float16 on the engine's device, and scores. Written from that
-    description; none of the repository's code is used. Where it differs: names are
-    matched by name, not by position. Its vocabularies must be the same.
+    One program loads both models in float32 on the CPU, merges them (the embedding token
+    by token) and saves float32; another loads that as float16 on the engine's device and
+    scores. What starting and ending the two takes is their steps "start" and "start
+    again". They run with as many threads as this process.
 
     Args:
         engine: of one or more LMs, of which the first is merged.
         item: the conversations that are scored.
         folder: where it saves to; None: the system's temporary folder.
+
+    Raises:
+        PeerError: one of the programs fails, with its last line.
     """
     name, source = next(iter(engine.family.lms.items()))
     recipe = Recipe(LAM, {name: 1.0})
     times, ours = _Times(engine.device), _Times(engine.device)
+    settings = {
+        "rm": str(engine.family.rm),
+        "lm": str(source),
+        "lam": LAM,
+        "device": str(engine.device),
+        "threads": torch.get_num_threads(),
+        "sequences": item.sequences,
+    }
     _ours(engine, recipe, item, _Times(engine.device))  # maps the files, once
     for _ in range(repeats):
         with tempfile.TemporaryDirectory(prefix="dogerm-reference-", dir=folder) as out:
-            theirs = _reference(engine, source, item, Path(out), times)
+            given = settings | {"out": out}
+            _program("merge", "start", given, times)
+            theirs = _program("score", "start again", given, times)
         mine = _ours(engine, recipe, item, ours)
-    difference = max(abs(a - b) for a, b in zip(theirs, mine))
+    difference = max(abs(a - b) for a, b in zip(theirs, mine, strict=True))
     return Peer(
         "reference", None, {}, times.medians, ours.medians, difference, "rewards"
     )
 
 
-def _reference(
-    engine: Engine, lm: str, item: Tokens, out: Path, times: _Times
-) -> list[float]:
-    with times("load"):
-        rm = _classifier(engine.family.rm, torch.float32)
-        other = AutoModelForCausalLM.from_pretrained(lm, dtype=torch.float32)
-    with times("merge"):
-        rm.load_state_dict(_merged(rm.state_dict(), other.state_dict()))
-    with times("save"):
-        rm.save_pretrained(out)
-        engine.tokenizer.save_pretrained(out)
-    del rm, other
-    with times("load again"):
-        model = _classifier(out, torch.float16).to(engine.device).eval()
-    with times("score"), torch.inference_mode():
-        return [
-            model(torch.tensor([ids], device=engine.device)).logits.item()
-            for ids in item.sequences
-        ]
+def _program(
+    program: str, start: str, settings: Mapping, times: _Times
+) -> list[float] | None:
+    """Run one of the reference's programs; its steps' seconds go into times."""
+    command = [sys.executable, "-c", REFERENCE_SCRIPT.read_text("utf-8"), program]
+    started = time.perf_counter()
+    output = _run([*command, json.dumps(settings)], "the reference's way")
+    seconds = time.perf_counter() - started
+    found = json.loads(output)
+    times.add(start, seconds - sum(found["times"].values()))
+    for step, taken in found["times"].items():
+        times.add(step, taken)
+    return found["rewards"]
 
 
-def _classifier(folder: str | Path, dtype: torch.dtype) -> PreTrainedModel:
-    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
+def _run(command: Sequence[str | Path], name: str) -> str:
+    """The last line that a program prints.
 
-
-def _merged(rm: Mapping[str, Tensor], lm: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    both = {name for name in rm if name in lm}
-    return {
-        name: (1 - LAM) * weight + LAM * lm[name] if name in both else weight
-        for name, weight in rm.items()
-    }
+    Raises:
+        PeerError: it fails, with the last line of its errors.
+    """
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
+    if found.returncode:
+        lines = found.stderr.strip().splitlines() or ["no message"]
+        raise PeerError(f"{name} failed in {command[0]}: {lines[-1]}")
+    return found.stdout.splitlines()[-1]
 
 
 def _ours(engine: Engine, recipe: Recipe, item: Tokens, times: _Times) -> list[float]:
@@ -216,17 +221,9 @@ def against_mergekit(
             "threads": torch.get_num_threads(),
             "out": str(out),
         }
-        found = subprocess.run(
-            # As a program text: run as a file it would find our mergekit beside it.
-            [python, "-c", SCRIPT.read_text("utf-8"), json.dumps(settings)],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if found.returncode:
-            lines = found.stderr.strip().splitlines() or ["no message"]
-            raise PeerError(f"mergekit failed in {python}: {lines[-1]}")
-        times = json.loads(found.stdout.splitlines()[-1])
+        # As a program text: run as a file it would find our mergekit beside it.
+        text = MERGEKIT_SCRIPT.read_text("utf-8")
+        times = json.loads(_run([python, "-c", text, json.dumps(settings)], "mergekit"))
         ours = _Times(engine.device)
         for _ in range(repeats + 1):  # the first is the warm-up
             engine.apply(recipe.with_lam(0))
@@ -265,7 +262,10 @@ class _Times:
         started = time.perf_counter()
         yield
         finish(self.device)
-        self.all.setdefault(step, []).append(time.perf_counter() - started)
+        self.add(step, time.perf_counter() - started)
+
+    def add(self, step: str, seconds: float) -> None:
+        self.all.setdefault(step, []).append(seconds)
 
     @property
     def medians(self) -> dict[str, float]:

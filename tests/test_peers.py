@@ -14,7 +14,12 @@ from dogerm.cli import app
 from dogerm.engine import Engine
 from dogerm.errors import PeerError
 from dogerm.family import Family
-from dogerm.peers import against_mergekit, against_reference, check
+from dogerm.peers import (
+    REFERENCE_SCRIPT,
+    against_mergekit,
+    against_reference,
+    check,
+)
 from dogerm.scoring import tokenise
 
 # mergekit's call as its 0.1.5 documents it, computed plainly.
@@ -63,8 +68,11 @@ def with_stand_in(tmp_path, monkeypatch) -> Path:
 
 def test_the_reference_gives_our_rewards_at_every_step_that_it_takes(engine, tmp_path):
     item = tokenise(engine, "What is 2 + 2?", ["4", "It is five, I think."])
-    found = against_reference(engine, item, 2, tmp_path)
-    assert list(found.steps) == ["load", "merge", "save", "load again", "score"]
+    found = against_reference(engine, item, 1, tmp_path)
+    assert list(found.steps) == [
+        *("start", "load", "merge", "save"),
+        *("start again", "load again", "score"),
+    ]
     assert list(found.ours) == ["merge", "score"]
     assert all(seconds > 0 for seconds in found.steps.values())
     # Both in float16: sums of two roundings, on rewards of size 0.1.
@@ -81,8 +89,20 @@ def test_the_reference_gives_our_rewards_at_every_step_that_it_takes(engine, tmp
 
 def test_a_wrong_merge_would_be_seen_in_the_reference(engine, tmp_path, monkeypatch):
     item = tokenise(engine, "What is 2 + 2?", ["4", "It is five, I think."])
-    monkeypatch.setattr("dogerm.peers._merged", lambda rm, lm: rm)
+    wrong = tmp_path / "wrong.py"
+    right = REFERENCE_SCRIPT.read_text("utf-8")
+    wrong.write_text(right.replace('lam = settings["lam"]', "lam = 0.0"), "utf-8")
+    monkeypatch.setattr("dogerm.peers.REFERENCE_SCRIPT", wrong)
     assert against_reference(engine, item, 1, tmp_path).largest_difference > 5e-3
+
+
+def test_a_reference_that_fails_gives_its_last_line(engine, tmp_path, monkeypatch):
+    item = tokenise(engine, "What is 2 + 2?", ["4", "It is five, I think."])
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise OSError('no space left')", "utf-8")
+    monkeypatch.setattr("dogerm.peers.REFERENCE_SCRIPT", broken)
+    with pytest.raises(PeerError, match="OSError: no space left"):
+        against_reference(engine, item, 1, tmp_path)
 
 
 def test_mergekit_runs_in_its_own_interpreter(engine, with_stand_in, tmp_path):
