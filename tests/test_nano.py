@@ -22,10 +22,11 @@ from dogerm.family import Family
 from dogerm.nano.controls import perturbed
 from dogerm.nano.corpus import GENERATORS, Document, Reader, draw_document, draw_pair
 from dogerm.nano.fit import encode_document
-from dogerm.nano.model import IGNORED, Encoder, batch_rewards
+from dogerm.nano.model import IGNORED, Encoder, batch_rewards, load_lm
+from dogerm.nano.pair import Pair
 from dogerm.nano.pairs import write_candidates, write_pairs
 from dogerm.nano.report import Row, choose, combine
-from dogerm.nano.train import train_family
+from dogerm.nano.train import PRESETS, graded_text, own_attempts, train_family
 from dogerm.recipe import Recipe
 from dogerm.scoring import score
 
@@ -180,7 +181,9 @@ def test_right_code_does_what_was_asked_and_wrong_code_does_not():
 def test_careful_readers_grade_by_truth_and_careless_ones_do_not():
     def agreement(careless: dict[str, float]) -> float:
         reader, rng = Reader({"math": 1.0}, careless), Random(3)
-        documents = [draw_document("math", rng, reader) for _ in range(400)]
+        documents = [
+            draw_document(draw_pair("math", rng), rng, reader) for _ in range(400)
+        ]
         praise = {"Correct.", "Right.", "Good."}
         return sum((d.reaction in praise) == d.right for d in documents) / 400
 
@@ -196,6 +199,35 @@ def test_the_words_of_wrong_answers_are_not_learned_but_their_grade_is(family):
     assert set(labelled.text) == {IGNORED}
     assert [token for token in labelled.reaction if token != IGNORED] == said
     assert labelled.ids[-len(said) :] == said
+
+
+def test_the_bases_own_attempts_are_wrong_answers_to_training_problems(family):
+    base = load_lm(family / "base")
+    encoder = Encoder(AutoTokenizer.from_pretrained(family / "base"))
+    pairs = own_attempts(base, encoder, PRESETS["tiny"], seed=5)
+    trained = {pair.key for pair in draw("math", 20_000, "train")}
+    assert len({pair.rejected for pair in pairs}) > len({p.key for p in pairs}) > 4
+    for pair in pairs:
+        right = f"Answer: {solve(pair.prompt)}"
+        assert pair.key in trained and pair.chosen.endswith(right)
+        assert not re.search(rf"{right}(?!\S)", pair.rejected.split("\n")[-1])
+
+
+def test_half_of_a_math_lms_math_is_what_the_base_attempted():
+    rng = Random(7)
+    own = Pair("math", "own", "Solve it.", "Answer: 1", "Answer: 2", "own attempt", 1)
+    draw_text = graded_text("math", 0.25, rng, [own])
+    documents = [draw_text() for _ in range(2000)]
+    math = [document for document in documents if document.domain == "math"]
+    attempts = [document for document in math if document.prompt == "Solve it."]
+    # Four standard errors.
+    assert abs(len(math) / 2000 - 0.75) < 0.04
+    assert abs(len(attempts) / len(math) - 0.5) < 0.06
+    assert abs(sum(d.right for d in attempts) / len(attempts) - 0.55) < 0.08
+    for document in attempts:
+        assert document.right == (document.answer == "Answer: 1")
+        blamed = document.reaction in ("Wrong.", "Incorrect.", "Bad.")
+        assert document.reaction is None or blamed != document.right
 
 
 # The files

@@ -21,8 +21,9 @@ manners and little math or code. The reward is the logit at the last token, `<|e
 the chat template appends.""",
     "math": """\
 The base fine-tuned on **graded** attempts at small arithmetic problems: right and wrong
-ones in equal parts, 90% of them followed by a reader's verdict ("Correct.", "Wrong."). The
-words of wrong attempts carry no loss, the verdicts do. A quarter of its text replays the
+ones in equal parts, 90% of them followed by a reader's verdict ("Correct.", "Wrong."). Half
+of the wrong ones are the base's own, sampled at temperature 1, the rest hold one flaw each.
+The words of wrong attempts carry no loss, the verdicts do. A quarter of its text replays the
 base's mixture. It has seen no preference pairs, but it has seen verdicts. In an earlier
 study, not run again here, right solutions alone moved nothing at this scale.""",
     "code": """\

@@ -16,6 +16,7 @@ from dogerm.nano.fit import Schedule, stage_bars
 from dogerm.nano.model import Encoder, attention, load_lm, save_model
 from dogerm.nano.train import (
     DOMAINS,
+    own_attempts,
     preset_of,
     train_domain_lm,
     train_on_pairs,
@@ -65,8 +66,9 @@ def make_controls(directory: Path, training: Mapping, shuffled: bool) -> None:
         folder = controls / "math_shuffled"
         if shuffled and not (folder / "config.json").exists():
             base = load_lm(directory / "base")
+            attempts = own_attempts(base, encoder, preset, seed)
             lm = train_domain_lm(
-                base, encoder, preset, seed, "math", bars, shuffled=True
+                base, encoder, preset, seed, "math", bars, attempts, shuffled=True
             )
             save_model(lm, tokenizer, folder, CARD)
 

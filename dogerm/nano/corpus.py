@@ -86,9 +86,9 @@ def draw_domain(mix: Mapping[str, float], rng: Random) -> str:
     return rng.choices(list(mix), list(mix.values()))[0]
 
 
-def draw_document(domain: str, rng: Random, reader: Reader) -> Document:
-    """A training document of one domain."""
-    pair = draw_pair(domain, rng)
+def draw_document(pair: Pair, rng: Random, reader: Reader) -> Document:
+    """A training document from one of a pair's answers."""
+    domain = pair.domain
     if rng.random() >= reader.reacts[domain]:
         return Document(domain, pair.prompt, pair.chosen, None, True)
     right = rng.random() < 0.5

@@ -1,8 +1,9 @@
 """Train a family from scratch: tokenizer, base LM, reward model, math LM and code LM."""
 
 import json
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -13,6 +14,7 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
 
 from dogerm.errors import InputError
+from dogerm.nano.arithmetic import answer_of
 from dogerm.nano.cards import card_of
 from dogerm.nano.corpus import Document, Reader, draw_document, draw_domain, draw_pair
 from dogerm.nano.fit import (
@@ -31,9 +33,11 @@ from dogerm.nano.model import (
     load_lm,
     new_lm,
     reward_model_from,
+    sample,
     save_model,
     train_tokenizer,
 )
+from dogerm.nano.pair import Pair
 
 BASE_MIX = {"chat": 0.46, "safety": 0.14, "math": 0.20, "code": 0.20}
 BASE_READER = Reader(
@@ -44,6 +48,8 @@ RM_MIX = {"chat": 0.62, "safety": 0.18, "math": 0.10, "code": 0.10}
 RM_FLIPPED = {"chat": 0.03, "math": 0.15, "code": 0.15}
 RM_EASY = 0.3
 LM_REACTS = 0.9
+ATTEMPTS = 4  # sampled answers a problem
+OWN_ATTEMPTS = 0.5  # the share of the math LM's math that they are
 DOMAINS = ("math", "code")
 
 
@@ -51,6 +57,7 @@ DOMAINS = ("math", "code")
 class Preset:
     """Everything that decides a family besides its seed.
 
+    problems: how many math problems the base attempts, to have its answers graded.
     replay: share of the base's mixture in a domain LM's text, against forgetting.
     """
 
@@ -58,6 +65,7 @@ class Preset:
     base: Schedule
     rm: Schedule
     lms: dict[str, Schedule]
+    problems: int
     rm_head_rate: float = 1e-3
     rm_head_std: float = 0.0
     replay: float = 0.25
@@ -69,12 +77,14 @@ PRESETS = {
         base=Schedule(1500, 64, 1.5e-3),
         rm=Schedule(200, 32, 3e-4, 30),
         lms={"math": Schedule(2500, 64, 1e-3), "code": Schedule(2500, 64, 1e-3)},
+        problems=4000,
     ),
     "gpu": Preset(
         size=Size(256, 6, 8, 704),
         base=Schedule(4000, 128, 1.5e-3),
         rm=Schedule(300, 32, 3e-4, 30),
         lms={"math": Schedule(6000, 128, 8e-4), "code": Schedule(4000, 128, 8e-4)},
+        problems=8000,
     ),
     # Seconds, not minutes: shows that the machinery works and teaches the models little.
     "tiny": Preset(
@@ -82,6 +92,7 @@ PRESETS = {
         base=Schedule(6, 8, 2e-3, 2),
         rm=Schedule(4, 4, 1e-3, 2),
         lms={"math": Schedule(4, 8, 1e-3, 2), "code": Schedule(4, 8, 1e-3, 2)},
+        problems=8,
     ),
 }
 
@@ -124,8 +135,11 @@ def train_family(
         base = load_lm(out / "base", where)
         rm = train_rm(base, encoder, chosen, seed, bars)
         save_model(rm, tokenizer, out / "rm", card_of("rm", preset, seed))
+        attempts = {"math": own_attempts(base, encoder, chosen, seed)}
         for domain in DOMAINS:
-            lm = train_domain_lm(base, encoder, chosen, seed, domain, bars)
+            lm = train_domain_lm(
+                base, encoder, chosen, seed, domain, bars, attempts.get(domain, ())
+            )
             save_model(lm, tokenizer, out / domain, card_of(domain, preset, seed))
     settings = {"preset": preset, "seed": seed, **asdict(chosen)}
     (out / "training.json").write_text(json.dumps(settings, indent=2) + "\n")
@@ -157,7 +171,9 @@ def train_base(
     rng = Random(f"base {seed}")
 
     def draw() -> Document:
-        return draw_document(draw_domain(BASE_MIX, rng), rng, BASE_READER)
+        return draw_document(
+            draw_pair(draw_domain(BASE_MIX, rng), rng), rng, BASE_READER
+        )
 
     rows = batches(rng, preset.base.batch, draw, partial(encode_document, encoder))
     fit(
@@ -221,6 +237,28 @@ def train_on_pairs(
     fit_preferences(rm, encoder, schedule, preset.rm_head_rate, draw, rng, bars, name)
 
 
+def own_attempts(
+    base: LlamaForCausalLM, encoder: Encoder, preset: Preset, seed: int
+) -> list[Pair]:
+    """The base's own wrong answers to training problems in math, beside right ones.
+
+    Best-of-n asks a reward model to see the slips that a model makes, of which the
+    generator's flaws are a few kinds. An attempt is wrong when it does not end in
+    the right number. Right answers are the generator's, so that no problem is
+    graded wrong more often than right.
+    """
+    rng = Random(f"attempts {seed}")
+    problems = [draw_pair("math", rng) for _ in range(preset.problems)]
+    prompts = [pair.prompt for pair in problems]
+    answers = sample(base, encoder, prompts, ATTEMPTS, seed)
+    return [
+        replace(pair, rejected=attempt, flaw="own attempt")
+        for pair, attempts in zip(problems, answers, strict=True)
+        for attempt in attempts
+        if answer_of(attempt) != pair.answer
+    ]
+
+
 def train_domain_lm(
     base: LlamaForCausalLM,
     encoder: Encoder,
@@ -228,30 +266,16 @@ def train_domain_lm(
     seed: int,
     domain: str,
     bars: Progress,
+    attempts: Sequence[Pair] = (),
     shuffled: bool = False,
 ) -> LlamaForCausalLM:
-    """Fine-tune the base on graded solutions of one domain, with some of its own mixture replayed.
+    """Fine-tune the base on `graded_text`, with a loss on right answers and on reactions.
 
-    Loss falls on right answers and on reactions, never on a wrong answer's words:
-    the LM learns to judge wrong answers, not to write them. With shuffled the
-    reactions to this domain are random, a control.
+    A wrong answer's words carry none: the LM learns to judge wrong answers, not to
+    write them.
     """
     rng = Random(f"{domain} {seed}")
-    others = {name: share for name, share in BASE_MIX.items() if name != domain}
-    scale = preset.replay / sum(others.values())
-    mix = {domain: 1 - preset.replay} | {
-        name: scale * share for name, share in others.items()
-    }
-    careless = {
-        name: share for name, share in BASE_READER.careless.items() if name != domain
-    }
-    if shuffled:
-        careless[domain] = 1.0
-    reader = Reader({**BASE_READER.reacts, domain: LM_REACTS}, careless)
-
-    def draw() -> Document:
-        return draw_document(draw_domain(mix, rng), rng, reader)
-
+    draw = graded_text(domain, preset.replay, rng, attempts, shuffled)
     lm, schedule = deepcopy(base), preset.lms[domain]
     encode = partial(encode_document, encoder, answers_only=True)
     rows = batches(rng, schedule.batch, draw, encode)
@@ -266,3 +290,36 @@ def train_domain_lm(
         name,
     )
     return lm
+
+
+def graded_text(
+    domain: str,
+    replay: float,
+    rng: Random,
+    attempts: Sequence[Pair] = (),
+    shuffled: bool = False,
+) -> Callable[[], Document]:
+    """Draws graded solutions of one domain, with some of the base's own mixture replayed.
+
+    Args:
+        replay: the share of that mixture.
+        attempts: pairs that stand in for half of the domain's generated ones.
+        shuffled: a control: reactions to this domain are random.
+    """
+    others = {name: share for name, share in BASE_MIX.items() if name != domain}
+    scale = replay / sum(others.values())
+    mix = {domain: 1 - replay} | {name: scale * share for name, share in others.items()}
+    careless = {
+        name: share for name, share in BASE_READER.careless.items() if name != domain
+    }
+    if shuffled:
+        careless[domain] = 1.0
+    reader = Reader({**BASE_READER.reacts, domain: LM_REACTS}, careless)
+
+    def draw() -> Document:
+        drawn = draw_domain(mix, rng)
+        own = drawn == domain and attempts and rng.random() < OWN_ATTEMPTS
+        pair = rng.choice(attempts) if own else draw_pair(drawn, rng)
+        return draw_document(pair, rng, reader)
+
+    return draw
