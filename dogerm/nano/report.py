@@ -36,8 +36,11 @@ MIXES = tuple({"math": math, "code": 1 - math} for math in (0.5, 0.6, 0.7))
 MIX_LAMS = LAMS[::2]
 MANNERS_MAY_LOSE = 0.02
 TRAINED_ON = {
-    "math": "graded attempts, right and wrong, at training problems; no preference pairs",
-    "code": "graded attempts, right and wrong, at training problems; no preference pairs",
+    "math": (
+        "graded attempts at training problems, right and wrong, half of the wrong ones the"
+        " base LM's own; no preference pairs"
+    ),
+    "code": "graded attempts at training problems, right and wrong; no preference pairs",
 }
 
 
@@ -396,7 +399,10 @@ def table(result: Mapping) -> str:
             f" oracle {alone['oracle']:.1%}. Weighted vote: softmax of the 16 rewards as votes."
         ),
         f"Chosen on validation: {settings['rule']}.",
-        f"Domain LMs were trained on {TRAINED_ON['math']}.",
+        *(
+            f"The {domain} LM was trained on {text}."
+            for domain, text in TRAINED_ON.items()
+        ),
         (
             f"Fine-tuned rows: {settings['pair_budget']} pairs,"
             f" {settings['pair_schedule']['steps']} steps of {settings['pair_schedule']['batch']}."
