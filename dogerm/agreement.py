@@ -1,4 +1,4 @@
-"""How far 8-bit rewards are from 16-bit or 32-bit ones, on a family's examples; measured once."""
+"""How far int8 or nf4 rewards are from 16-bit or 32-bit ones, on a family's examples; measured once."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Agreement:
         )
 
 
-def in_8bit_words(engine: Engine) -> str:
-    """What 8 bits cost, in words, to stand beside the rewards; nothing for another engine.
+def agreement_words(engine: Engine) -> str:
+    """What quantised weights cost, in words, to stand beside the rewards; nothing for another engine.
 
     Measured once: it is kept in the hub library's folder for other programs' files
     (HF_HOME, or else XDG_CACHE_HOME, moves it), with all that it depends on, and measured
     anew when any of that has changed.
     """
-    if engine.dtype != "int8":
+    if not engine.plan.quantised:
         return ""
     groups = [(e.prompt, e.responses) for e in read_examples(engine.family)]
     about = _about(engine, groups)
@@ -65,10 +65,10 @@ def in_8bit_words(engine: Engine) -> str:
     if found is None:
         whole = _whole(engine)
         if whole is None:
-            return f"int8, not compared: {engine.plan.dtype} does not fit beside it"
+            return f"{engine.dtype}, not compared: {engine.plan.dtype} does not fit beside it"
         found = agreement(engine, whole, groups)
         _keep(file, about, found)
-    return f"int8 {found}"
+    return f"{engine.dtype} {found}"
 
 
 def agreement(engine: Engine, other: Engine, groups: Sequence[Group]) -> Agreement:

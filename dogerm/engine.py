@@ -19,9 +19,10 @@ from dogerm.checkpoint import PARENT, Checkpoint, Compatibility, compare, head_o
 from dogerm.errors import OutOfMemory
 from dogerm.family import Family, RewardAt
 from dogerm.hub import is_here
-from dogerm.live import Int8, Slot, build, devices_named, live_dtype
+from dogerm.live import Slot, build, devices_named, live_dtype
 from dogerm.merge import check_method
 from dogerm.plan import WORDS, Place, Plan, make_plan, require
+from dogerm.quantised import Quantised
 from dogerm.recipe import Recipe
 from dogerm.sources import Sources, merge, open_models
 from dogerm.threads import FairLock, in_threads
@@ -107,7 +108,7 @@ class Engine:
         family: Family,
         device: str = "auto",
         dtype: str | None = None,
-        load_in_8bit: bool = False,
+        quantised: Quantised | None = None,
         parent: bool | None = None,
         keep: Place | None = None,
     ) -> Engine:
@@ -118,8 +119,9 @@ class Engine:
                 model is spread over. auto takes one GPU where one is enough.
             dtype: float32, bfloat16, float16; None: the family's, else the stored
                 16-bit one on a GPU and float32 on a CPU.
-            load_in_8bit: hold the linear layers as int8, in half the memory of 16-bit.
-                Rewards then differ a little from 16-bit ones, and with the batch.
+            quantised: hold the linear layers as int8, in half the memory of 16-bit, or as
+                nf4, in 0.28 of it. Rewards then differ a little from 16-bit ones, and
+                int8's with the batch.
             parent: load the family's parent, for the methods that need it; None: if it
                 is on this machine already.
             keep: where the original weights are kept; None: where the plan puts them.
@@ -134,12 +136,10 @@ class Engine:
         rm, lms = open_models(family, parent)
         fit = compare(rm, lms)
         kind = choices[0][0]
-        precision = live_dtype(dtype or family.dtype, rm.dtype, kind, load_in_8bit)
+        precision = live_dtype(dtype or family.dtype, rm.dtype, kind, quantised)
 
         def plan_with(place: Place | None) -> Plan:
-            return make_plan(
-                rm, lms, fit, choices, precision, load_in_8bit, place=place
-            )
+            return make_plan(rm, lms, fit, choices, precision, quantised, place=place)
 
         plan = plan_with(keep)
         require(plan)
@@ -189,10 +189,8 @@ class Engine:
 
     @property
     def dtype(self) -> str:
-        """How the live weights are held: float32, bfloat16, float16 or int8."""
-        if any(isinstance(slot, Int8) for slot in self.slots.values()):
-            return "int8"
-        return str(self.model.dtype).removeprefix("torch.")
+        """How the live weights are held: float32, bfloat16, float16, int8 or nf4."""
+        return self.plan.quantised or self.plan.dtype
 
     @property
     def size(self) -> int:
@@ -413,8 +411,8 @@ def _memory_errors(device: str) -> Iterator[None]:
         torch.cuda.empty_cache()
         raise OutOfMemory(
             f"{device} has too little free memory. Close other programs on it, "
-            "use fewer or shorter responses, or load with --dtype bfloat16 or "
-            "--load-in-8bit."
+            "use fewer or shorter responses, or load with --dtype bfloat16, "
+            "--load-in-8bit or --load-in-4bit."
         ) from None
 
 

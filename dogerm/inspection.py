@@ -21,6 +21,7 @@ from dogerm.hub import is_here
 from dogerm.live import devices_named, live_dtype
 from dogerm.plan import WORDS, Plan, make_plan, shortage, size_text
 from dogerm.provenance import described
+from dogerm.quantised import Quantised
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def inspect(
     family: Family,
     device: str = "auto",
     dtype: str | None = None,
-    load_in_8bit: bool = False,
+    quantised: Quantised | None = None,
     parent: bool | None = None,
 ) -> Inspection:
     """How the family's checkpoints fit together, and what loading them will take.
@@ -103,7 +104,7 @@ def inspect(
     A parent that the family names is compared like an LM.
 
     Args:
-        device, dtype, load_in_8bit: as for `Engine.load`.
+        device, dtype, quantised: as for `Engine.load`.
         parent: plan with the parent, as a method may need it; None: if it is on this
             machine, which is when `Engine.load` loads it unasked.
 
@@ -123,9 +124,9 @@ def inspect(
         is_here(family.parent, PARENT) if parent is None else parent
     )
     kind = choices[0][0]
-    precision = live_dtype(dtype or family.dtype, rm.dtype, kind, load_in_8bit)
+    precision = live_dtype(dtype or family.dtype, rm.dtype, kind, quantised)
     sources = models if planned else lms
-    plan = make_plan(rm, sources, fit, choices, precision, load_in_8bit)
+    plan = make_plan(rm, sources, fit, choices, precision, quantised)
     return Inspection(
         family=described(family),
         rm=_reward_model(rm, fit),
@@ -172,7 +173,7 @@ def facts(found: Inspection) -> list[tuple[str, ...]]:
 def in_words(found: Inspection) -> list[str]:
     """What is merged and kept, and the memory plan: a sentence or two each."""
     plan = found.plan
-    weights = f"int8 beside {plan.dtype}" if plan.load_in_8bit else plan.dtype
+    weights = f"{plan.quantised} beside {plan.dtype}" if plan.quantised else plan.dtype
     merged = (
         f"Merged: {len(found.merged)} parameters, {found.rows:,} embedding rows "
         f"({len(found.appended)} appended). Kept: {', '.join(found.kept)}."

@@ -1,8 +1,7 @@
-"""The live model: built empty on its device, its parameters written by merges, in 16/32-bit or int8."""
+"""The live model: built empty on its device, its parameters written by merges, whole or as codes."""
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -15,14 +14,13 @@ from transformers import PreTrainedModel
 from dogerm.checkpoint import BUILDING, Checkpoint, empty_reward_model
 from dogerm.errors import DeviceError
 from dogerm.plan import Devices, Plan
+from dogerm.quantised import QUANTISATIONS, Quantised
 
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-# Activations beyond this size stay out of int8, as in LLM.int8() (arXiv:2208.07339).
-OUTLIER_THRESHOLD = 6.0
 
 
 class Slot(ABC):
@@ -53,30 +51,28 @@ class Plain(Slot):
         merge(self.parameter)
 
 
-class Int8(Slot):
-    """The weight of a Linear8bitLt: merged in float16, then quantised row by row.
+class Codes(Slot):
+    """The weight of a quantised layer: merged in float16, then quantised into its live buffers.
 
     Codes are never averaged. The float16 tensor lives only while it is quantised.
     """
 
     dtype = torch.float16
 
-    def __init__(self, layer: nn.Linear, shape: torch.Size, device: torch.device):
-        self.layer, self.shape, self.device = layer, shape, device
+    def __init__(
+        self,
+        shape: torch.Size,
+        live: tuple[Tensor, Tensor],
+        quantise: Callable[[Tensor], tuple[Tensor, Tensor]],
+    ):
+        self.shape, self.live, self.quantise = shape, live, quantise
+        self.device = live[0].device
 
     def write(self, merge: Callable[[Tensor], None]) -> None:
-        from bitsandbytes.functional import int8_vectorwise_quant
-
         merged = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         merge(merged)
-        codes, scales, _ = int8_vectorwise_quant(merged)
-        state = self.layer.state
-        if state.CB is None:
-            state.CB, state.SCB = codes, scales
-            self.layer.weight.data = codes
-        else:  # into the live buffers: nothing is allocated that stays
-            state.CB.copy_(codes)
-            state.SCB.copy_(scales)
+        for live, found in zip(self.live, self.quantise(merged)):
+            live.copy_(found)
 
 
 def build(
@@ -93,7 +89,7 @@ def build(
     Args:
         rows: of the embedding table, that of the merged vocabulary.
         plan: on which device each parameter lives; whether the backbone's linear layers
-            are held as int8. The rest, with the embeddings and the score head, is in dtype.
+            are quantised. The rest, with the embeddings and the score head, is in dtype.
     """
     config, own_rows = rm.config, rm.config.vocab_size
     config.vocab_size = rows
@@ -104,12 +100,15 @@ def build(
         config.vocab_size = own_rows
     backbone = model.get_submodule(model.base_model_prefix)
     quantised: dict[str, Slot] = {}
-    if plan.load_in_8bit:
+    if plan.quantised:
+        own = QUANTISATIONS[plan.quantised]
         for name, layer in list(backbone.named_modules()):
             if isinstance(layer, nn.Linear):
-                full = f"{model.base_model_prefix}.{name}"
-                device = plan.device_of(f"{full}.weight")
-                quantised[f"{full}.weight"] = _to_int8(model, full, layer, device)
+                weight = f"{model.base_model_prefix}.{name}.weight"
+                new, *live = own.layer(layer, plan.device_of(weight), dtype)
+                _replace(backbone, name, new)
+                shape = layer.weight.shape
+                quantised[weight] = Codes(shape, tuple(live), own.quantise)
     for name, parameter in list(model.named_parameters()):
         if name not in quantised:
             device = plan.device_of(name)
@@ -153,37 +152,9 @@ def _bring_inputs(model: PreTrainedModel, plan: Plan) -> None:
         module.register_forward_pre_hook(hook(torch.device(device)), with_kwargs=True)
 
 
-def _to_int8(
-    model: PreTrainedModel, name: str, layer: nn.Linear, device: torch.device
-) -> Int8:
-    # On import it misses a package for 4 bits, and on every call it says that bfloat16
-    # inputs are cast, which is how it works.
-    for quiet in ("backends.cpu.ops", "autograd._functions"):
-        logging.getLogger(f"bitsandbytes.{quiet}").setLevel(logging.ERROR)
-    import bitsandbytes
-
-    shape = layer.weight.shape
-    with torch.device("meta"):
-        new = bitsandbytes.nn.Linear8bitLt(
-            layer.in_features,
-            layer.out_features,
-            bias=layer.bias is not None,
-            has_fp16_weights=False,
-            threshold=OUTLIER_THRESHOLD,
-        )
-    new.weight = bitsandbytes.nn.Int8Params(
-        torch.empty(0, dtype=torch.int8, device=device),
-        requires_grad=False,
-        has_fp16_weights=False,
-    )
+def _replace(model: nn.Module, name: str, new: nn.Parameter | nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, new)
-    return Int8(new, shape, device)
-
-
-def _replace(model: PreTrainedModel, name: str, parameter: nn.Parameter) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, parameter)
 
 
 def devices_named(names: str) -> list[Devices]:
@@ -241,7 +212,7 @@ def live_dtype(
     name: str | None,
     stored: torch.dtype,
     device: torch.device,
-    load_in_8bit: bool = False,
+    quantised: Quantised | None = None,
 ) -> torch.dtype:
     """The dtype asked for; else the stored 16-bit one on a GPU and float32 on a CPU.
 
@@ -251,6 +222,6 @@ def live_dtype(
         return dtype_named(name)
     if device.type == "cpu":
         return torch.float32
-    if load_in_8bit:
+    if quantised == "int8":
         return torch.float16
     return stored if stored.itemsize == 2 else torch.bfloat16

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import accumulate
+from math import ceil
 from typing import Any, Literal
 
 import psutil
@@ -15,6 +16,7 @@ import torch
 
 from dogerm.checkpoint import Checkpoint, Compatibility
 from dogerm.errors import DeviceError
+from dogerm.quantised import QUANTISATIONS, Quantised
 
 Place = Literal["device", "pinned", "mapped"]
 Devices = tuple[torch.device, ...]
@@ -91,7 +93,8 @@ class Plan:
 
     Args:
         device: where it lives; several, the first of which reads the text, with commas.
-        dtype: of the live weights; int8 for the linear layers when load_in_8bit.
+        dtype: of the live weights.
+        quantised: how the linear layers' are held instead, if they are.
         place: where the sources live.
         parts: of each device, in the order of the model's layers.
         blocks: the device of each part of the model that stays together; empty with one.
@@ -100,7 +103,7 @@ class Plan:
 
     device: str
     dtype: str
-    load_in_8bit: bool
+    quantised: Quantised | None
     place: Place
     parts: tuple[Part, ...]
     blocks: Mapping[str, str] = field(default_factory=dict)
@@ -184,7 +187,10 @@ class Plan:
             "bottleneck": self.bottleneck,
             "merge_seconds": round(self.merge_seconds(), 4),
         }
-        return asdict(self) | extra
+        own = asdict(self)
+        held = own.pop("quantised")
+        asked = {"load_in_8bit": held == "int8", "load_in_4bit": held == "nf4"}
+        return own | asked | extra
 
 
 def make_plan(
@@ -193,7 +199,7 @@ def make_plan(
     fit: Compatibility,
     choices: Sequence[Devices],
     dtype: torch.dtype,
-    load_in_8bit: bool = False,
+    quantised: Quantised | None = None,
     free: Free | None = None,
     place: Place | None = None,
 ) -> Plan:
@@ -210,7 +216,7 @@ def make_plan(
     if place == "pinned" and choices[0][0].type == "cpu":
         raise DeviceError("host memory is pinned for a GPU; a CPU reads it as it is.")
     free = free or Free.now()
-    chosen = _chosen(rm, lms, fit, choices, dtype, load_in_8bit, free, place)
+    chosen = _chosen(rm, lms, fit, choices, dtype, quantised, free, place)
     if chosen.fits:
         return chosen
     return replace(chosen, advice=_advice(rm, lms, fit, choices[-1], free))
@@ -231,9 +237,9 @@ class _Size:
     working: int
 
 
-def _chosen(rm, lms, fit, choices, dtype, load_in_8bit, free, place) -> Plan:
+def _chosen(rm, lms, fit, choices, dtype, quantised, free, place) -> Plan:
     """As `make_plan`, without advice."""
-    sizes = _sizes(rm, lms, fit, dtype, load_in_8bit)
+    sizes = _sizes(rm, lms, fit, dtype, quantised)
     sources = sum(size.sources for size in sizes.values())
     if place:
         places: tuple[Place, ...] = (place,)
@@ -249,7 +255,7 @@ def _chosen(rm, lms, fit, choices, dtype, load_in_8bit, free, place) -> Plan:
             plan = Plan(
                 device=",".join(map(str, devices)),
                 dtype=str(dtype).removeprefix("torch."),
-                load_in_8bit=load_in_8bit,
+                quantised=quantised,
                 place=kept,
                 parts=_parts(
                     rm, len(lms) + 1, dtype, sizes, devices, where, free, kept
@@ -261,7 +267,7 @@ def _chosen(rm, lms, fit, choices, dtype, load_in_8bit, free, place) -> Plan:
     return plan
 
 
-def _sizes(rm, lms, fit, dtype, load_in_8bit) -> dict[str, _Size]:
+def _sizes(rm, lms, fit, dtype, quantised) -> dict[str, _Size]:
     """Of every parameter, in the model's order, the kept ones at the end."""
     sizes = {}
     for name in (*fit.merged, *fit.kept):
@@ -269,14 +275,15 @@ def _sizes(rm, lms, fit, dtype, load_in_8bit) -> dict[str, _Size]:
         if name == fit.embedding:
             shape = (fit.vocabulary.size, *shape[1:])
         numel = torch.Size(shape).numel()
-        in_8bit = load_in_8bit and _is_linear(name, shape, fit)
+        codes = quantised and _is_linear(name, shape, fit)
+        each = QUANTISATIONS[quantised].weight_bytes if codes else dtype.itemsize
         models = (rm, *lms.values()) if name in fit.merged else (rm,)
         stored = sum(numel * model.tensors[name].dtype.itemsize for model in models)
-        # In 8-bit the float16 merge stands beside its sources until it is quantised.
+        # The float16 merge stands beside its sources until it is quantised.
         sizes[name] = _Size(
-            live=numel * (1 if in_8bit else dtype.itemsize),
+            live=ceil(numel * each),
             sources=stored,
-            working=stored + (2 * numel if load_in_8bit else 0),
+            working=stored + (2 * numel if codes else 0),
         )
     return sizes
 
@@ -339,7 +346,7 @@ def require(plan: Plan) -> None:
 
 def shortage(plan: Plan) -> str:
     """What is needed and what is free, of each device, as a sentence."""
-    weights = "int8" if plan.load_in_8bit else plan.dtype
+    weights = plan.quantised or plan.dtype
     first, *others = (
         (size_text(part.needed(plan.place == "device")), part.device, part.free)
         for part in plan.parts
@@ -367,16 +374,14 @@ def _advice(
 ) -> tuple[str, ...]:
     """Smaller settings that would fit, each as a sentence; or that none would."""
     host = (torch.device("cpu"),)
-    tries = [
-        (devices, torch.bfloat16, False, "--dtype bfloat16"),
-        (devices, torch.float16, True, "--load-in-8bit"),
-        (host, torch.bfloat16, False, "--device cpu --dtype bfloat16"),
-        (host, torch.float16, True, "--device cpu --load-in-8bit"),
-    ]
+    smaller = [(torch.bfloat16, None, "--dtype bfloat16")]
+    smaller += [(torch.float16, q, own.option) for q, own in QUANTISATIONS.items()]
+    tries = [(devices, *settings) for settings in smaller]
+    tries += [(host, *own, f"--device cpu {option}") for *own, option in smaller]
     found = []
-    for choice, dtype, in_8bit, option in tries:
+    for choice, dtype, quantised, option in tries:
         # Mapped sources are the least that works.
-        plan = _chosen(rm, lms, fit, [choice], dtype, in_8bit, free, "mapped")
+        plan = _chosen(rm, lms, fit, [choice], dtype, quantised, free, "mapped")
         if plan.fits:
             found.append(f"{option} would need {size_text(plan.needed)}.")
     return tuple(found) or ("Nothing smaller would fit: free some memory.",)

@@ -30,6 +30,7 @@ from dogerm.peers import (
 )
 from dogerm.plan import Place
 from dogerm.provenance import versions
+from dogerm.quantised import QUANTISATIONS, Quantised
 from dogerm.recipe import Recipe
 from dogerm.scoring import Tokens, rewards, tokenise
 from dogerm.sweep import GRID, curve
@@ -51,7 +52,7 @@ class Merging:
     Args:
         lms: how many LMs are merged with the reward model.
         sources: where they lie: device, pinned or mapped.
-        dtype: of the live model: float32, bfloat16, float16, or int8 linear layers.
+        dtype: of the live model: float32, bfloat16, float16, or int8 or nf4 linear layers.
         nbytes: read and written by the merge, and by the copy. From host memory to a
             GPU: those that cross the link, and the copy is one across it.
     """
@@ -167,7 +168,7 @@ def measure(
     family: Family,
     device: str = "auto",
     dtype: str = "float16",
-    load_in_8bit: bool = False,
+    quantised: Quantised | None = None,
     config: PretrainedConfig | None = None,
     against: Sequence[str] = (),
     mergekit_python: Path | None = None,
@@ -180,11 +181,11 @@ def measure(
     Merging and the 16 answers use synthetic checkpoints of 240M parameters, 1.5 GB of
     disk while it runs (2.5 GB with the reference); tokens a second and the curve use the
     family. It takes minutes on two cores, most of it for the 16 answers; these, merging
-    in 8 bits and others' pipelines are repeated a third as often.
+    into codes and others' pipelines are repeated a third as often.
 
     Args:
         dtype: of the synthetic checkpoints and of the live model that is merged.
-        load_in_8bit: the family's linear layers; the synthetic model's are measured both ways.
+        quantised: the family's linear layers; the synthetic model's are measured each way.
         config: another shape for the synthetic checkpoints.
         against: others to measure too, of `dogerm.peers.PEERS`.
         mergekit_python: the interpreter that has mergekit.
@@ -203,10 +204,10 @@ def measure(
             say("Writing synthetic checkpoints")
             synthetic = write_family(Path(root), config, dtype_named(dtype))
             merging: list[Merging] = []
-            for in_8bit in (False, True):
-                say(f"Merging into {'int8' if in_8bit else dtype}")
-                often = few if in_8bit else repeats
-                merging += _merging(synthetic, device, dtype, in_8bit, often)
+            for held in (None, *QUANTISATIONS):
+                say(f"Merging into {held or dtype}")
+                often = few if held else repeats
+                merging += _merging(synthetic, device, dtype, held, often)
             peers = []
             for name in against:
                 say(f"Merging as {name} does")
@@ -230,9 +231,7 @@ def measure(
             del engine
             _give_back(device_named(device))
         say(f"Scoring with {family.name}")
-        own = _family_speed(
-            Engine.load(family, device, load_in_8bit=load_in_8bit), repeats
-        )
+        own = _family_speed(Engine.load(family, device, quantised=quantised), repeats)
     finally:
         torch.set_num_threads(threads)  # a small model takes one
     return Speed(
@@ -241,15 +240,19 @@ def measure(
 
 
 def _merging(
-    family: Family, device: str, dtype: str, in_8bit: bool, repeats: int
+    family: Family,
+    device: str,
+    dtype: str,
+    quantised: Quantised | None,
+    repeats: int,
 ) -> Iterator[Merging]:
     """One and two LMs, from each place that the device has."""
-    held = "int8" if in_8bit else dtype
+    held = quantised or dtype
     for place in PLACES:
         if place == "pinned" and device_named(device).type == "cpu":
             yield from (Merging(count, place, held) for count in (1, 2))
             continue
-        engine = Engine.load(family, device, dtype, in_8bit, keep=place)
+        engine = Engine.load(family, device, dtype, quantised, keep=place)
         yield from (_merge(engine, count, repeats) for count in (1, 2))
         del engine  # before the next is planned from the free memory
         _give_back(device_named(device))

@@ -1,4 +1,4 @@
-"""8-bit against 16-bit rewards: counted rightly, measured once, measured anew when it must be."""
+"""Quantised against 16-bit rewards: counted rightly, measured once, measured anew when it must be."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from dogerm import agreement as module
-from dogerm.agreement import agreement, in_8bit_words
+from dogerm.agreement import agreement, agreement_words
 from dogerm.cli import app
 from dogerm.engine import Engine
 from dogerm.errors import DeviceError
@@ -49,7 +49,7 @@ def own(tmp_path):
 
 
 def in_8bit(family: Family) -> Engine:
-    return Engine.load(family, "cpu", "float32", load_in_8bit=True)
+    return Engine.load(family, "cpu", "float32", "int8")
 
 
 def test_orders_and_centred_differences_are_counted(engine, monkeypatch):
@@ -72,15 +72,18 @@ def test_orders_and_centred_differences_are_counted(engine, monkeypatch):
 
 
 def test_a_family_is_measured_once(own, kept, measured):
-    first = in_8bit_words(in_8bit(own))
+    first = agreement_words(in_8bit(own))
     assert first.startswith("int8 ranks ") and "as float32 does" in first
-    assert in_8bit_words(in_8bit(own)) == first and measured == ["own"]
+    assert agreement_words(in_8bit(own)) == first and measured == ["own"]
     assert len(list(kept.iterdir())) == 1
-    assert in_8bit_words(Engine.load(own, "cpu", "float32")) == ""
+    other = agreement_words(Engine.load(own, "cpu", "float32", "nf4"))
+    assert other.startswith("nf4 ranks ") and "as float32 does" in other
+    assert len(list(kept.iterdir())) == len(measured) == 2
+    assert agreement_words(Engine.load(own, "cpu", "float32")) == ""
 
 
 def test_it_is_measured_anew_when_a_file_has_changed(own, kept, measured, tmp_path):
-    before = in_8bit_words(in_8bit(own))
+    before = agreement_words(in_8bit(own))
     file = tmp_path / "lm" / "model.safetensors"
     was = file.stat()
     tensors = load_file(file)
@@ -91,36 +94,36 @@ def test_it_is_measured_anew_when_a_file_has_changed(own, kept, measured, tmp_pa
     )
     os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))  # as some copying tools do
     assert file.stat().st_size == was.st_size
-    assert in_8bit_words(in_8bit(own)) != before
+    assert agreement_words(in_8bit(own)) != before
     assert measured == ["own", "own"]
 
 
 def test_it_is_measured_anew_with_other_settings_and_programs(
     own, kept, measured, monkeypatch
 ):
-    in_8bit_words(in_8bit(own))
-    in_8bit_words(Engine.load(own, "cpu", "bfloat16", load_in_8bit=True))
+    agreement_words(in_8bit(own))
+    agreement_words(Engine.load(own, "cpu", "bfloat16", "int8"))
     monkeypatch.setattr(module, "version", lambda package: "9")
-    in_8bit_words(in_8bit(own))
+    agreement_words(in_8bit(own))
     assert len(measured) == 3
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", '{"of": 1, "agreement": {}}', "moved"])
 def test_what_was_kept_is_not_trusted_blindly(own, kept, measured, damage):
-    said = in_8bit_words(in_8bit(own))
+    said = agreement_words(in_8bit(own))
     (file,) = kept.iterdir()
     if damage == "moved":  # another family's, under this one's name
         found = json.loads(file.read_text())
         found["of"]["files"]["rm"] = {}
         damage = json.dumps(found)
     file.write_text(damage)
-    assert in_8bit_words(in_8bit(own)) == said and len(measured) == 2
+    assert agreement_words(in_8bit(own)) == said and len(measured) == 2
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(own, kept, caplog):
     kept.parent.mkdir(parents=True)
     kept.write_text("a file where a folder should be")
-    assert in_8bit_words(in_8bit(own)).startswith("int8 ranks")
+    assert agreement_words(in_8bit(own)).startswith("int8 ranks")
     assert "cannot be written" in caplog.text
 
 
@@ -131,15 +134,20 @@ def test_sixteen_bits_that_fit_nowhere_are_said(own, kept, monkeypatch):
         raise DeviceError("no room")
 
     monkeypatch.setattr(Engine, "load", full)
-    assert in_8bit_words(engine) == "int8, not compared: float32 does not fit beside it"
+    assert (
+        agreement_words(engine) == "int8, not compared: float32 does not fit beside it"
+    )
 
 
-def test_the_command_line_says_it_beside_the_rewards(folders, kept, tmp_path):
+@pytest.mark.parametrize("bits, held", [(8, "int8"), (4, "nf4")])
+def test_the_command_line_says_it_beside_the_rewards(
+    folders, kept, tmp_path, bits, held
+):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Hi", "responses": ["a", "b"]}\n')
     models = [f"--rm={folders['rm']}", f"--lm=math={folders['plain']}"]
     command = ["score", str(rows), *models, "--device=cpu"]
-    found = CliRunner().invoke(app, [*command, "--load-in-8bit"])
-    assert found.exit_code == 0 and "int8 ranks " in found.stderr, found.output
-    assert "int8" not in CliRunner().invoke(app, command).stderr
+    found = CliRunner().invoke(app, [*command, f"--load-in-{bits}bit"])
+    assert found.exit_code == 0 and f"{held} ranks " in found.stderr, found.output
+    assert held not in CliRunner().invoke(app, command).stderr
     assert len(list(kept.iterdir())) == 1

@@ -177,7 +177,7 @@ def test_the_live_model_outlives_a_bad_one(studio, tmp_path, monkeypatch, wrong,
         monkeypatch.setattr("dogerm.plan.Plan.fits", False)
         monkeypatch.setattr("dogerm.engine.require", lambda plan: None)
     with pytest.raises(DogermError) as caught:
-        studio.load(family_file(tmp_path, "./rm", "./lm"), "float32", False, "cpu")
+        studio.load(family_file(tmp_path, "./rm", "./lm"), "float32", None, "cpu")
     for part in words:
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -190,7 +190,7 @@ def test_the_live_model_outlives_a_bad_one(studio, tmp_path, monkeypatch, wrong,
 def test_the_live_model_outlives_a_hub_that_is_out_of_reach(studio, tmp_path):
     wanted = score(studio.engine, RECIPE, GROUP)
     with pytest.raises(DogermError, match="the reward model: org/rm is neither"):
-        studio.load(family_file(tmp_path, "org/rm", "org/lm"), "float32", False, "cpu")
+        studio.load(family_file(tmp_path, "org/rm", "org/lm"), "float32", None, "cpu")
     assert score(studio.engine, RECIPE, GROUP) == wanted
 
 
@@ -209,11 +209,11 @@ def test_the_live_model_outlives_memory_that_runs_out(
     with monkeypatch.context() as patch:
         patch.setattr(where, short)
         with pytest.raises(DogermError, match="cpu has too little free memory"):
-            studio.load(family_file(tmp_path, "./rm", "./lm"), "float32", False, "cpu")
+            studio.load(family_file(tmp_path, "./rm", "./lm"), "float32", None, "cpu")
     assert score(studio.engine, RECIPE, GROUP) == wanted
-    studio.load(family_file(tmp_path, "./rm", "./lm"), "float32", False, "cpu")
+    studio.load(family_file(tmp_path, "./rm", "./lm"), "float32", None, "cpu")
     assert studio.family.name == "other"
-    studio.load("tiny", "float32", False, "cpu")
+    studio.load("tiny", "float32", None, "cpu")
     assert score(studio.engine, RECIPE, GROUP) == wanted
 
 

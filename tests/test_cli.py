@@ -270,8 +270,9 @@ def test_a_recipe_or_machine_that_cannot_be_meant_is_one_sentence(
     assert says in one_line(run("score", pairs, *source, *options))
 
 
-def test_eight_bit_scores_near_sixteen_and_is_refused_for_a_checkpoint(
-    run, source, pairs, tmp_path
+@pytest.mark.parametrize("bits", [8, 4])
+def test_few_bits_score_near_sixteen_and_are_refused_for_a_checkpoint(
+    run, source, pairs, tmp_path, bits
 ):
     pytest.importorskip("bitsandbytes")
     options = ["--lam=0.5", "--device=cpu"]
@@ -282,12 +283,12 @@ def test_eight_bit_scores_near_sixteen_and_is_refused_for_a_checkpoint(
                 "score", pairs, *source, *options, *more
             ).stdout.splitlines()
         ]
-        for more in ([], ["--load-in-8bit"])
+        for more in ([], [f"--load-in-{bits}bit"])
     )
     for row, other in zip(wanted, found):
         assert other["merged"] == pytest.approx(row["merged"], abs=0.02)
         assert other["merged"] != row["merged"]
-    result = run("merge", *source, "--load-in-8bit", "--out", tmp_path / "out")
+    result = run("merge", *source, f"--load-in-{bits}bit", "--out", tmp_path / "out")
     assert "written in 16 or 32 bits" in one_line(result)
 
 
@@ -307,6 +308,39 @@ def test_eight_bit_scores_near_sixteen_and_is_refused_for_a_checkpoint(
 def test_wrong_usage_exits_with_two(run, source, pairs, options):
     result = run("score", pairs, *source, *options)
     assert result.exit_code == 2 and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["score", "no-rows"],
+        ["sweep", "no-rows", "--out=o"],
+        ["scan", "no-rows", "--out=o"],
+        ["suggest", "no-rows", "no-rows"],
+        ["merge", "--out=o"],
+        ["bench", "pairs", "--out=o"],
+        ["inspect"],
+        ["speed"],
+        ["demo"],
+    ],
+)
+def test_weights_are_held_in_8_bits_or_in_4_not_both(
+    run, tmp_path, monkeypatch, command
+):
+    monkeypatch.chdir(tmp_path)
+    result = run(*command, "--load-in-8bit", "--load-in-4bit")
+    assert result.exit_code == 2, result.output
+    assert "--load-in-4bit" in result.stderr and "not both" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bits, held", [(8, "int8"), (4, "nf4")])
+def test_inspect_plans_with_few_bits(run, source, bits, held):
+    option = f"--load-in-{bits}bit"
+    plan = json.loads(run("inspect", *source, option, "--json").stdout)["plan"]
+    asked = {key: value for key, value in plan.items() if key.startswith("load_in")}
+    assert asked == {"load_in_8bit": bits == 8, "load_in_4bit": bits == 4}
+    assert f"in {held} beside float32" in run("inspect", *source, option).stdout
 
 
 def test_an_unknown_family_or_a_model_that_is_not_there_is_one_sentence(
@@ -439,7 +473,7 @@ def test_demo_hands_its_options_to_the_page(run, source, monkeypatch):
         "port": 7999,
         "share": False,
         "public": True,
-        "load_in_8bit": False,
+        "quantised": None,
         "offline": True,
         "mcp": True,
         "reports": None,

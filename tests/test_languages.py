@@ -25,7 +25,7 @@ NAMES = re.findall(
     r"\w+",
     """DogeRM RM LM Studio Bradley Terry JSON JSONL Lines CSV PNG HTML YAML TOML UTF GB MB
     GPU CPU CUDA API MCP Python Gradio Plotly mergekit Space EN Llama nano Hugging Face
-    arXiv int8 float16 bfloat16 float32 auto cpu cuda jsonl csv json parquet txt chosen
+    arXiv int8 nf4 float16 bfloat16 float32 auto cpu cuda jsonl csv json parquet txt chosen
     rejected prompt domain responses pad eos id LlamaForSequenceClassification
     LlamaForCausalLM score weight lm Primes Two Tiny family tiny toml math code own Unicode
     gradio_client curve pairs merge_report SHA SVG transformers parent Parquet dtype

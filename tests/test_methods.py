@@ -406,11 +406,12 @@ def test_layers_and_parts_scale_how_far_every_method_moves(
         assert torch.equal(parameter, wanted[0.0][name]), name
 
 
-def test_layers_merge_in_8_bits_too(with_parent):
+@pytest.mark.parametrize("held", ["int8", "nf4"])
+def test_layers_merge_in_few_bits_too(with_parent, held):
     pytest.importorskip("bitsandbytes")
     recipe = Recipe(0.8, {"math": 1}, **REACH)
     whole = Engine.load(with_parent, device="cpu", dtype="float32")
-    small = Engine.load(with_parent, device="cpu", dtype="float32", load_in_8bit=True)
+    small = Engine.load(with_parent, "cpu", "float32", held)
     groups = [("Name a prime.", ["7", "Nine is one"])]
     wanted, found = (score(one, recipe, groups)[0] for one in (whole, small))
     assert found == pytest.approx(wanted, abs=0.02)
@@ -442,12 +443,13 @@ def test_parts_of_a_model_that_does_not_say_what_attends_are_refused(
         engine.apply(Recipe(0.5, {"math": 1}, parts={"mlp": 0.5}))
 
 
+@pytest.mark.parametrize("held", ["int8", "nf4"])
 @pytest.mark.parametrize("method", ["ties", "slerp", "dare_linear"])
-def test_a_method_merges_in_8_bits_too(with_parent, method):
+def test_a_method_merges_in_few_bits_too(with_parent, method, held):
     pytest.importorskip("bitsandbytes")
     recipe = Recipe(0.35, {"math": 1}, method)
     whole = Engine.load(with_parent, device="cpu", dtype="float32")
-    small = Engine.load(with_parent, device="cpu", dtype="float32", load_in_8bit=True)
+    small = Engine.load(with_parent, "cpu", "float32", held)
     groups = [("Name a prime.", ["7", "Nine is one"])]
     wanted, found = (score(one, recipe, groups)[0] for one in (whole, small))
     assert found == pytest.approx(wanted, abs=0.02) and found != wanted

@@ -479,28 +479,34 @@ def test_a_centred_curve_has_mean_zero_and_keeps_the_differences():
         )
 
 
-def test_the_model_panel_plans_then_loads_in_8_bits_and_the_page_follows(visit, engine):
+@pytest.mark.parametrize("bits, held, other", [(8, "int8", 4), (4, "nf4", 8)])
+def test_the_model_panel_plans_then_loads_in_few_bits_and_the_page_follows(
+    visit, engine, bits, held, other
+):
     page = visit()
     page.click("#model button")
-    page.check("#in-8bit input")
+    page.check(f"#in-{other}bit input")
+    page.check(f"#in-{bits}bit input")
     page.wait_for_function(
-        "document.getElementById('plan').innerText.includes('int8 beside float32')"
+        f"document.getElementById('plan').innerText.includes('{held} beside float32')"
     )
+    assert not page.locator(f"#in-{other}bit input").is_checked()
     assert "Kept: score.weight." in page.inner_text("#plan")
     assert "tokens only the RM has" in page.inner_text("#plan table")
     page.click("#apply")
     page.wait_for_function(
-        "document.getElementById('status')?.innerText.includes('int8')"
+        f"document.getElementById('status')?.innerText.includes('{held}')"
     )
     whole(page)
     exact = score(engine, Recipe(0, {"math": 1}), [(PROMPT, ANSWERS)])[0]
     assert shown(page, "base") == pytest.approx(exact, abs=0.02)
     assert shown(page, "base") != pytest.approx(exact, abs=1e-7)
     # Three responses and two: four orders, at λ = 0 and at the default.
-    assert re.search(r"int8 ranks [678] of 8 pairs", page.inner_text("#agreement"))
+    assert re.search(rf"{held} ranks [678] of 8 pairs", page.inner_text("#agreement"))
     page.click("#model button")
-    assert page.locator("#in-8bit input").is_checked()
-    page.uncheck("#in-8bit input")
+    assert page.locator(f"#in-{bits}bit input").is_checked()
+    assert not page.locator(f"#in-{other}bit input").is_checked()
+    page.uncheck(f"#in-{bits}bit input")
     page.click("#apply")
     page.wait_for_function(
         "document.getElementById('status')?.innerText.includes('float32')"

@@ -24,6 +24,7 @@ from dogerm.plan import (
     make_plan,
     require,
 )
+from dogerm.quantised import LinearNf4
 from dogerm.recipe import Recipe
 from dogerm.scoring import score
 from dogerm.sources import Sources, merge
@@ -85,9 +86,9 @@ def seven_billion(tmp_path_factory):
     return rm, lms, compare(rm, lms)
 
 
-def plan_for(models, gpu, host, device=CUDA, dtype=torch.float16, in_8bit=False):
+def plan_for(models, gpu, host, device=CUDA, dtype=torch.float16, held=None):
     free = Free(host * GB, {str(CUDA): gpu * GB})
-    return make_plan(*models, [(device,)], dtype, in_8bit, free)
+    return make_plan(*models, [(device,)], dtype, held, free)
 
 
 def test_a_large_gpu_holds_the_sources_a_smaller_one_streams_them(seven_billion):
@@ -101,7 +102,7 @@ def test_a_large_gpu_holds_the_sources_a_smaller_one_streams_them(seven_billion)
 
 
 def test_eight_bit_fits_a_small_gpu_and_advice_says_so(seven_billion):
-    small = plan_for(seven_billion, 10, 100, in_8bit=True)
+    small = plan_for(seven_billion, 10, 100, held="int8")
     assert small.fits and small.place == "pinned"
     assert small.live == pytest.approx(6.74 * GB, rel=0.01)
     crowded = plan_for(seven_billion, 10, 100)
@@ -112,6 +113,21 @@ def test_eight_bit_fits_a_small_gpu_and_advice_says_so(seven_billion):
         assert part in str(caught.value)
     nothing = plan_for(seven_billion, 4, 4)
     assert nothing.advice == ("Nothing smaller would fit: free some memory.",)
+
+
+def test_four_bits_fit_a_smaller_one_still(seven_billion):
+    small = plan_for(seven_billion, 7, 100, held="nf4")
+    assert small.fits and small.place == "pinned"
+    # 6.48 billion in linear layers, half a byte each and a float32 scale for 64 of them;
+    # embeddings and norms in two bytes.
+    assert small.live == pytest.approx((6.476 * 0.5625 + 0.131 * 2) * GB, rel=0.01)
+    assert not plan_for(seven_billion, 7, 100, held="int8").fits
+    advice = plan_for(seven_billion, 7, 7).advice
+    # The same on the CPU, from where nothing crosses a link.
+    assert [line.partition(" would")[0] for line in advice] == [
+        "--load-in-4bit",
+        "--device cpu --load-in-4bit",
+    ]
 
 
 def test_batches_use_what_is_left_within_bounds(seven_billion):
@@ -136,9 +152,14 @@ def test_the_expected_merge_time_is_bytes_over_this_machines_rate(engine):
     assert plan.to_json()["bottleneck"] == "memory of cpu"
 
 
-def test_what_is_planned_is_what_is_loaded(engine):
+def test_what_is_planned_is_what_is_loaded(engine, family):
     live = sum(p.numel() * p.element_size() for p in engine.model.parameters())
     assert engine.plan.live == live
+    pytest.importorskip("bitsandbytes")
+    small = Engine.load(family, "cpu", "float32", "nf4")
+    layers = [m for m in small.model.modules() if isinstance(m, LinearNf4)]
+    scales = sum(layer.state.absmax.nbytes for layer in layers)
+    assert small.plan.live == scales + sum(p.nbytes for p in small.model.parameters())
 
 
 def test_mapped_and_held_sources_give_the_same_bits(engine):
@@ -158,13 +179,11 @@ def copied(folders, root):
     return Family.of(root / "rm", {"math": root / "plain", "code": root / "padded"})
 
 
-@pytest.mark.parametrize("load_in_8bit", [False, True])
-def test_a_sweep_over_held_sources_reads_no_file(
-    folders, tmp_path, engine, load_in_8bit
-):
+@pytest.mark.parametrize("quantised", [None, "int8", "nf4"])
+def test_a_sweep_over_held_sources_reads_no_file(folders, tmp_path, engine, quantised):
     family = copied(folders, tmp_path)
-    held = Engine.load(family, "cpu", "float32", load_in_8bit, keep="device")
-    mapped = Engine.load(family, "cpu", "float32", load_in_8bit, keep="mapped")
+    held = Engine.load(family, "cpu", "float32", quantised, keep="device")
+    mapped = Engine.load(family, "cpu", "float32", quantised, keep="mapped")
     groups = [("What is 2 + 2?", ["4", "It is five, I think."])]
     recipes = [Recipe(lam, {"math": 2, "code": 1}) for lam in (0.35, 1, 0, 0.7)]
     wanted = [score(mapped, recipe, groups) for recipe in recipes]
@@ -303,14 +322,14 @@ def test_too_little_on_several_gpus_says_so_of_each(seven_billion):
 TWO = "cpu:0,cpu:1"  # two names of one device: everything but the copies between two
 
 
-@pytest.mark.parametrize("load_in_8bit", [False, True])
-def test_a_model_over_several_devices_is_the_model_on_one(family, load_in_8bit):
-    if load_in_8bit:
+@pytest.mark.parametrize("quantised", [None, "int8", "nf4"])
+def test_a_model_over_several_devices_is_the_model_on_one(family, quantised):
+    if quantised:
         pytest.importorskip("bitsandbytes")
     recipe = Recipe(0.35, {"math": 2, "code": 1})
     groups = [("What is a prime?", ["Seven", "Nine, or one"]), ("Hi", ["a", "b" * 90])]
     one, two = (
-        Engine.load(family, device, "float32", load_in_8bit) for device in ("cpu", TWO)
+        Engine.load(family, device, "float32", quantised) for device in ("cpu", TWO)
     )
     assert set(two.plan.blocks.values()) == {"cpu:0", "cpu:1"} and not one.plan.blocks
     assert score(two, recipe, groups) == score(one, recipe, groups)

@@ -81,29 +81,30 @@ def test_measuring_gives_medians_and_leaves_nothing_behind(family, tmp_path):
     found = measure(
         family,
         "cpu",
-        load_in_8bit=True,
+        quantised="nf4",
         config=config,
         repeats=3,
         folder=tmp_path,
         on_step=steps.append,
     )
     assert torch.get_num_threads() == threads
-    assert list(tmp_path.iterdir()) == [] and len(steps) == 6
+    assert list(tmp_path.iterdir()) == [] and len(steps) == 7
     rows = {(row.dtype, row.sources, row.lms): row for row in found.merging}
-    assert len(rows) == 12
+    assert len(rows) == 18
     for count in (1, 2):
         for place in ("device", "mapped"):
             row = rows["float16", place, count]
             assert row.nbytes == (count + 2) * 2 * found.parameters
             assert row.ratio == row.seconds / row.copy_seconds > 0
-            # Linear layers are written as one byte a weight instead of two.
-            saved = row.nbytes - rows["int8", place, count].nbytes
-            assert saved == linear_weights(config)
+            # Linear layers are written as one byte a weight instead of two, or as 9/16.
+            for held, each in (("int8", 1), ("nf4", 23 / 16)):
+                saved = row.nbytes - rows[held, place, count].nbytes
+                assert saved == each * linear_weights(config)
         assert rows["float16", "pinned", count].seconds is None
         assert rows["int8", "pinned", count].ratio is None
     assert found.answers.responses == 16 and found.answers.largest_difference < 1e-5
     assert found.family.name == "tiny" and found.family.curve_points == 21
-    assert found.family.dtype == "int8"
+    assert found.family.dtype == "nf4"
     assert [row.method for row in found.methods] == list(METHODS)
     data = json.loads(json.dumps(found.to_json()))
     assert data["methods"][0]["method"] == "linear"
@@ -141,11 +142,11 @@ def test_the_command_prints_a_table_and_writes_its_numbers(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-def test_a_gpu_measures_pinned_memory_and_8_bits_too(family, tmp_path):
+def test_a_gpu_measures_pinned_memory_and_codes_too(family, tmp_path):
     config = llama_config(300)
     config.max_position_embeddings = 1024
     found = measure(family, "cuda", config=config, repeats=3, folder=tmp_path)
-    assert all(row.seconds > 0 for row in found.merging) and len(found.merging) == 12
+    assert all(row.seconds > 0 for row in found.merging) and len(found.merging) == 18
     assert {row.sources for row in found.merging} == {"device", "pinned", "mapped"}
     for row in found.merging:  # from the host: what crosses the link, and no more
         if row.sources != "device":

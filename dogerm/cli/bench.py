@@ -12,6 +12,7 @@ from dogerm.cli.options import (
     Device,
     Dtype,
     FamilyName,
+    In4bit,
     In8bit,
     Layers,
     Lms,
@@ -23,6 +24,7 @@ from dogerm.cli.options import (
     Shares,
     engine_of,
     family_of,
+    quantised_of,
     recipe_of,
 )
 from dogerm.cli.terminal import (
@@ -74,6 +76,7 @@ def run_benchmark(
     device: Device = "auto",
     dtype: Dtype = None,
     load_in_8bit: In8bit = False,
+    load_in_4bit: In4bit = False,
     lam: Annotated[
         str, typer.Option("--lam", metavar="START:STOP:STEP|A,B,C", help="The λ grid.")
     ] = "0:1:0.05",
@@ -191,6 +194,7 @@ def run_benchmark(
         )
     with processes.together():
         models = family_of(family, rm, lm, parent).under(preset)
+        quantised = quantised_of(load_in_8bit, load_in_4bit)
         recipes = _recipes(models, lam, share, mix, method, set, layers, part)
         rules = Rules(
             data=data,
@@ -219,7 +223,7 @@ def run_benchmark(
     dataset = processes.from_first(lambda: _read(benchmark, rules))
     with processes.together():
         device = processes.device(device)
-        engine = engine_of(models, device, dtype, load_in_8bit, method)
+        engine = engine_of(models, device, dtype, quantised, method)
         too_long = too_long or benchmark.too_long(models, preset)
         tokens = tokenise_rows(engine, dataset.rows, too_long)
     about = depends_on(benchmark, rules, dataset)

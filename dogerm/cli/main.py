@@ -14,6 +14,7 @@ from dogerm.cli.options import (
     Device,
     Dtype,
     FamilyName,
+    In4bit,
     In8bit,
     Input,
     Lam,
@@ -29,6 +30,7 @@ from dogerm.cli.options import (
     anatomy_of,
     engine_of,
     family_of,
+    quantised_of,
     read_mergekit,
     recipe_of,
 )
@@ -61,6 +63,7 @@ def demo(
     device: Device = "auto",
     dtype: Dtype = None,
     load_in_8bit: In8bit = False,
+    load_in_4bit: In4bit = False,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     share: Annotated[bool, typer.Option(help="A public link by Gradio.")] = False,
     public: Annotated[bool, typer.Option(help="Hardened, for strangers.")] = False,
@@ -84,7 +87,7 @@ def demo(
         port=port,
         share=share,
         public=public,
-        load_in_8bit=load_in_8bit,
+        quantised=quantised_of(load_in_8bit, load_in_4bit),
         offline=offline,
         mcp=mcp,
         device=device,
@@ -102,6 +105,7 @@ def score(
     device: Device = "auto",
     dtype: Dtype = None,
     load_in_8bit: In8bit = False,
+    load_in_4bit: In4bit = False,
     lam: Lam = None,
     share: Shares = None,
     method: MethodName = "linear",
@@ -122,10 +126,11 @@ def score(
     from dogerm.sweep import sweep
 
     models = family_of(family, rm, lm, parent)
+    quantised = quantised_of(load_in_8bit, load_in_4bit)
     recipe = recipe_of(models, lam, share, method, set, layers, part)
     rows = read_rows(input)
     with output(out) as file:
-        engine = engine_of(models, device, dtype, load_in_8bit, method)
+        engine = engine_of(models, device, dtype, quantised, method)
         tokens = tokenise_rows(engine, rows, too_long)
         recipes = [recipe.with_lam(0), recipe]
         with progress("Scoring", 2 * tokens.responses) as advance:
@@ -152,6 +157,7 @@ def sweep(
     device: Device = "auto",
     dtype: Dtype = None,
     load_in_8bit: In8bit = False,
+    load_in_4bit: In4bit = False,
     share: Shares = None,
     method: MethodName = "linear",
     set: Settings = None,
@@ -171,11 +177,12 @@ def sweep(
     from dogerm.sweep import sweep as run
 
     models = family_of(family, rm, lm, parent)
+    quantised = quantised_of(load_in_8bit, load_in_4bit)
     recipe = recipe_of(models, 0, share, method, set, layers, part)
     recipes = [recipe.with_lam(at) for at in lam_grid(lam)]
     rows = read_rows(input)
     with output(out / "rows.jsonl") as rows_file:
-        engine = engine_of(models, device, dtype, load_in_8bit, method)
+        engine = engine_of(models, device, dtype, quantised, method)
         tokens = tokenise_rows(engine, rows, too_long)
         with progress("Sweeping", len(recipes) * tokens.responses) as advance:
             found = run(engine, recipes, tokens.scored, advance)
@@ -209,6 +216,7 @@ def scan(
     device: Device = "auto",
     dtype: Dtype = None,
     load_in_8bit: In8bit = False,
+    load_in_4bit: In4bit = False,
     lam: Lam = None,
     share: Shares = None,
     method: MethodName = "linear",
@@ -231,12 +239,13 @@ def scan(
     from dogerm.scan import scan as run
 
     models = family_of(family, rm, lm, parent)
+    quantised = quantised_of(load_in_8bit, load_in_4bit)
     recipe = recipe_of(models, lam, share, method, set, layers, part)
     places = spots(recipe, anatomy_of(models).layers, window)
     recipes = [recipe.with_lam(0), recipe, *(place.recipe for place in places)]
     rows = read_rows(input)
     with output(out / "rows.jsonl") as rows_file:
-        engine = engine_of(models, device, dtype, load_in_8bit, method)
+        engine = engine_of(models, device, dtype, quantised, method)
         tokens = tokenise_rows(engine, rows, too_long)
         with progress("Scanning", len(recipes) * tokens.responses) as advance:
             scored = run(engine, recipe, tokens.scored, window, advance)
@@ -289,6 +298,7 @@ def suggest(
     device: Device = "auto",
     dtype: Dtype = None,
     load_in_8bit: In8bit = False,
+    load_in_4bit: In4bit = False,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -319,6 +329,7 @@ def suggest(
     from dogerm.sweep import GRID
 
     models = family_of(family, rm, lm, parent)
+    quantised = quantised_of(load_in_8bit, load_in_4bit)
     methods = tuple(dict.fromkeys(method or TRIED))
     for name in methods:
         check_method(models.recipe(0, method=name), parent=models.parent is not None)
@@ -326,7 +337,7 @@ def suggest(
     check_pairs(*files)
     with output(out) if out else nullcontext() as file:
         neediest = max(methods, key=lambda name: METHODS[name].needs_parent)
-        engine = engine_of(models, device, dtype, load_in_8bit, neediest)
+        engine = engine_of(models, device, dtype, quantised, neediest)
         choosing, judging = (tokenise_rows(engine, rows, too_long) for rows in files)
         with progress("Searching", len(GRID) + trials) as advance:
             found = search(
@@ -358,6 +369,7 @@ def merge(
         ),
     ] = None,
     load_in_8bit: In8bit = False,
+    load_in_4bit: In4bit = False,
     lam: Lam = None,
     share: Shares = None,
     method: MethodName = "linear",
@@ -397,9 +409,9 @@ def merge(
     else:
         models = family_of(family, rm, lm, parent)
         recipe = recipe_of(models, lam, share, method, set, layers, part)
-    if load_in_8bit:
+    if quantised_of(load_in_8bit, load_in_4bit):
         raise DeviceError(
-            "a merged checkpoint is written in 16 or 32 bits; load it in 8 bits later."
+            "a merged checkpoint is written in 16 or 32 bits; quantise it when it is loaded."
         )
     quieten()
     with progress("Writing") as advance:
@@ -460,6 +472,7 @@ def inspect(
     device: Device = "auto",
     dtype: Dtype = None,
     load_in_8bit: In8bit = False,
+    load_in_4bit: In4bit = False,
     method: MethodName = "linear",
     parent: Parent = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
@@ -473,9 +486,10 @@ def inspect(
 
     quieten()
     models = family_of(family, rm, lm, parent)
+    quantised = quantised_of(load_in_8bit, load_in_4bit)
     recipe_of(models, None, None, method, None)  # names a slip in the method
     needed = METHODS[method].needs_parent
-    found = inspect(models, device, dtype, load_in_8bit, needed)
+    found = inspect(models, device, dtype, quantised, needed)
     if as_json:
         output(None)
         print(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
@@ -493,6 +507,7 @@ def speed(
         str, typer.Option(metavar="float32|bfloat16|float16", help="What is merged.")
     ] = "float16",
     load_in_8bit: In8bit = False,
+    load_in_4bit: In4bit = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -521,12 +536,13 @@ def speed(
     """Rates of this machine: merging against copying, scoring, a curve.
 
     Merging is measured on synthetic checkpoints of 240M parameters, which take 1.5 GB
-    of the temporary folder meanwhile, in 16 and in 8 bits; a curve on the family.
+    of the temporary folder meanwhile, in 16, 8 and 4 bits; a curve on the family.
     """
     from dogerm.speed import measure
     from dogerm.synthetic import config_at
 
     models = family_of(family, rm, lm)
+    quantised = quantised_of(load_in_8bit, load_in_4bit)
     shapes = config_at(config) if config else None
     quieten()
     with stderr_console().status("Measuring …") as status:
@@ -534,7 +550,7 @@ def speed(
             models,
             device,
             dtype,
-            load_in_8bit,
+            quantised,
             shapes,
             against=tuple(dict.fromkeys(against or ())),
             mergekit_python=mergekit_python,

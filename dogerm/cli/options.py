@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dogerm.anatomy import Anatomy
     from dogerm.engine import Engine
     from dogerm.family import Family
+    from dogerm.quantised import Quantised
     from dogerm.recipe import Recipe
 
 # Source: which models.
@@ -59,6 +60,10 @@ Dtype = Annotated[
 ]
 In8bit = Annotated[
     bool, typer.Option("--load-in-8bit", help="Hold the live weights in 8 bits.")
+]
+In4bit = Annotated[
+    bool,
+    typer.Option("--load-in-4bit", help="Hold them in 4 bits (NF4), smaller still."),
 ]
 
 # Recipe: which merge.
@@ -142,6 +147,14 @@ def family_of(
     return replace(family, parent=parent) if parent else family
 
 
+def quantised_of(load_in_8bit: bool, load_in_4bit: bool) -> Quantised | None:
+    if load_in_8bit and load_in_4bit:
+        raise typer.BadParameter(
+            "ask for --load-in-8bit or for --load-in-4bit, not both."
+        )
+    return "int8" if load_in_8bit else "nf4" if load_in_4bit else None
+
+
 def recipe_of(
     family: Family,
     lam: float | None,
@@ -199,9 +212,13 @@ def read_mergekit(file: str) -> tuple[Family, Recipe, str | None]:
 
 
 def engine_of(
-    family: Family, device: str, dtype: str | None, load_in_8bit: bool, method: str
+    family: Family,
+    device: str,
+    dtype: str | None,
+    quantised: Quantised | None,
+    method: str,
 ) -> Engine:
-    from dogerm.agreement import in_8bit_words
+    from dogerm.agreement import agreement_words
     from dogerm.engine import Engine
     from dogerm.merge import METHODS
 
@@ -209,10 +226,10 @@ def engine_of(
     parent = METHODS[method].needs_parent
     console = stderr_console()
     with console.status(f"Loading {family.name} …"):
-        engine = Engine.load(family, device, dtype, load_in_8bit, parent)
-    with console.status("Comparing 8 bits with 16, once …"):
-        agrees = in_8bit_words(engine)
-    if agrees:
+        engine = Engine.load(family, device, dtype, quantised, parent)
+    if quantised:
+        with console.status(f"Comparing {quantised} with {engine.plan.dtype}, once …"):
+            agrees = agreement_words(engine)
         say(f"{agrees}.")
     return engine
 

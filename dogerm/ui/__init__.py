@@ -14,6 +14,7 @@ from dogerm.errors import ServeError
 
 if TYPE_CHECKING:
     from dogerm.family import Family
+    from dogerm.quantised import Quantised
 
 # Before gradio is imported: it would look up hosts of its own otherwise.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -26,7 +27,7 @@ def serve(
     port: int | None = None,
     share: bool = False,
     public: bool = False,
-    load_in_8bit: bool = False,
+    quantised: Quantised | None = None,
     offline: bool = False,
     mcp: bool = False,
     device: str = "auto",
@@ -80,7 +81,7 @@ def serve(
     family = family if made else Family.load(family)
     # What a ZeroGPU worker does not find on the GPU would have to be moved at every call.
     keep = "device" if os.environ.get("SPACES_ZERO_GPU") else None
-    engine = Engine.load(family, device, dtype, load_in_8bit, keep=keep)
+    engine = Engine.load(family, device, dtype, quantised, keep=keep)
     limits = PUBLIC if public else LOCAL
     host = host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     local = host in ("127.0.0.1", "localhost", "::1") and not (share or public)

@@ -11,7 +11,8 @@ from typing import Any
 import gradio as gr
 
 from dogerm.engine import Engine
-from dogerm.errors import DogermError
+from dogerm.errors import DeviceError, DogermError
+from dogerm.quantised import Quantised
 from dogerm.scoring import letter
 from dogerm.ui import (
     api,
@@ -217,7 +218,7 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
                 list(start.pins),
                 gr.Radio(choices=_titles(studio), value=chip),
                 *set_to(start),
-                *([] if public else [studio.source, studio.engine.plan.load_in_8bit]),
+                *([] if public else [studio.source, *_held(studio)]),
             ]
 
         def resize(count: int, by: int) -> list[Any]:
@@ -234,7 +235,7 @@ def build(studio: Studio, public: bool = False, mcp: bool = False) -> gr.Blocks:
 
         # Dragging is answered in the page (page.js); letting go merges.
         lam.release(at_lam, trigger_mode="always_last", **everything)
-        shown = [] if public else [model.family, model.in_8bit]
+        shown = [] if public else [model.family, model.in_8bit, model.in_4bit]
         arrived = page.load(
             arrive,
             None,
@@ -309,18 +310,20 @@ def _titles(studio: Studio) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class _Model:
-    """The model panel's widgets; the first four are what `Studio.load` takes."""
+    """The model panel's widgets."""
 
     family: gr.Dropdown
     dtype: gr.Dropdown
     in_8bit: gr.Checkbox
+    in_4bit: gr.Checkbox
     device: gr.Dropdown
     plan: gr.HTML
     apply: gr.Button
 
     @property
     def choice(self) -> list[gr.components.Component]:
-        return [self.family, self.dtype, self.in_8bit, self.device]
+        """What `_chosen` takes."""
+        return [self.family, self.dtype, self.in_8bit, self.in_4bit, self.device]
 
 
 def _model_panel(studio: Studio) -> _Model:
@@ -336,28 +339,54 @@ def _model_panel(studio: Studio) -> _Model:
             )
             dtype = gr.Dropdown(choices["dtype"], label="Precision", min_width=110)
             device = gr.Dropdown(choices["device"], label="Device", min_width=90)
-            in_8bit = gr.Checkbox(
-                studio.engine.plan.load_in_8bit,
-                label="8-bit, for smaller GPUs",
-                elem_id="in-8bit",
-            )
+            eight, four = _held(studio)
+            with gr.Column(elem_id="quantised", min_width=180):
+                in_8bit = gr.Checkbox(
+                    eight, label="8-bit, for smaller GPUs", elem_id="in-8bit"
+                )
+                in_4bit = gr.Checkbox(
+                    four, label="4-bit, smaller still", elem_id="in-4bit"
+                )
             apply = gr.Button("Apply", elem_id="apply", min_width=90)
         plan = gr.HTML(elem_id="plan", padding=False)
-    return _Model(family, dtype, in_8bit, device, plan, apply)
+    return _Model(family, dtype, in_8bit, in_4bit, device, plan, apply)
+
+
+def _held(studio: Studio) -> list[bool]:
+    """Whether the live weights are in 8 bits, and whether in 4."""
+    return [studio.engine.plan.quantised == held for held in ("int8", "nf4")]
+
+
+def _chosen(
+    family: str, dtype: str, in_8bit: bool, in_4bit: bool, device: str
+) -> tuple[str, str, Quantised | None, str]:
+    """What the model panel's widgets say, as `Studio.load` takes it."""
+    if in_8bit and in_4bit:
+        raise DeviceError("choose 8-bit or 4-bit, not both.")
+    held = "int8" if in_8bit else "nf4" if in_4bit else None
+    return family, dtype, held, device
 
 
 def _model_events(studio: Studio, model: _Model, on_loaded: Callable[[], None]) -> None:
     def preview(*choice: Any) -> str:
         with errors_for_people():
-            return studio.preview(*choice)
+            return studio.preview(*_chosen(*choice))
 
     def load(*choice: Any) -> None:
         with errors_for_people():
-            studio.load(*choice)
+            studio.load(*_chosen(*choice))
             on_loaded()
 
-    for widget in model.choice:
-        widget.input(preview, model.choice, model.plan, **QUIET)
+    events = [widget.input for widget in (model.family, model.dtype, model.device)]
+    eight, four = model.in_8bit, model.in_4bit
+    for ticked, other in ((eight, four), (four, eight)):
+        # Weights are held in one way: ticking one box clears the other.
+        cleared = ticked.input(
+            None, [ticked, other], other, js="(on, other) => !on && other", **QUIET
+        )
+        events.append(cleared.then)
+    for event in events:
+        event(preview, model.choice, model.plan, **QUIET)
     loaded = model.apply.click(
         load,
         model.choice,

@@ -46,7 +46,7 @@ def strip(studio: Studio) -> str:
     ]
     engine = studio.engine
     # What the browser keeps is of one model; another begins anew.
-    model = [engine.family.name, engine.dtype, engine.plan.load_in_8bit]
+    model = [engine.family.name, engine.dtype]
     return f"""
     <div id="strip" data-presets="{html.escape(json.dumps(presets))}"
       data-model="{html.escape(json.dumps(model))}" data-most="{MAX_PINS}">

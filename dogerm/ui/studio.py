@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dogerm import family as families
-from dogerm.agreement import in_8bit_words
+from dogerm.agreement import agreement_words
 from dogerm.checkpoint import PARENT
 from dogerm.engine import Engine
 from dogerm.errors import DeviceError, FamilyError
@@ -20,6 +20,7 @@ from dogerm.live import DTYPES
 from dogerm.merge import METHODS
 from dogerm.plan import size_text
 from dogerm.provenance import of_models
+from dogerm.quantised import Quantised
 from dogerm.scoring import score
 
 MAX_DOMAINS = 6  # sliders on the page
@@ -42,7 +43,7 @@ class Studio:
         self.source, self.local = source, local
         self._given = {source: engine.family}  # it may be in no file at all
         self.examples = read_examples(engine.family)
-        self.agreement = in_8bit_words(engine)
+        self.agreement = agreement_words(engine)
         self._files: tuple[Engine, dict[str, Any]] | None = None
 
     @property
@@ -84,14 +85,18 @@ class Studio:
             )
         return self._files[1]
 
-    def preview(self, source: str, dtype: str, in_8bit: bool, device: str) -> str:
+    def preview(
+        self, source: str, dtype: str, quantised: Quantised | None, device: str
+    ) -> str:
         """HTML on how the family fits together and into memory; reads and downloads no weights."""
         chosen = self._chosen(source)
-        found = inspect(chosen, device, _named(dtype), in_8bit)
+        found = inspect(chosen, device, _named(dtype), quantised)
         replaces = not found.plan.fits and self._makes_room(found)
         return _html(found, replaces, _to_download(chosen))
 
-    def load(self, source: str, dtype: str, in_8bit: bool, device: str) -> None:
+    def load(
+        self, source: str, dtype: str, quantised: Quantised | None, device: str
+    ) -> None:
         """Make another model live. If it cannot be loaded the old one stays, or comes back.
 
         Raises:
@@ -104,13 +109,13 @@ class Studio:
                 f"the page has {MAX_DOMAINS} domain sliders and {chosen.name!r} has "
                 f"{len(chosen.lms)} domain LMs. Leave some out of its file."
             )
-        found = inspect(chosen, device, _named(dtype), in_8bit)
+        found = inspect(chosen, device, _named(dtype), quantised)
         if found.plan.fits or not self._makes_room(found):
-            self._live = _tried(chosen, examples, device, _named(dtype), in_8bit)
+            self._live = _tried(chosen, examples, device, _named(dtype), quantised)
         else:
-            self._replace(chosen, examples, device, _named(dtype), in_8bit)
+            self._replace(chosen, examples, device, _named(dtype), quantised)
         self.source, self.examples = source, examples
-        self.agreement = in_8bit_words(self.engine)
+        self.agreement = agreement_words(self.engine)
 
     def _chosen(self, source: str) -> Family:
         return self._given.get(source) or Family.load(source)
@@ -131,16 +136,16 @@ class Studio:
         examples: list[Example],
         device: str,
         dtype: str | None,
-        in_8bit: bool,
+        quantised: Quantised | None,
     ) -> None:
         old = self.engine
-        settings = (old.family, old.plan.device, old.plan.dtype, old.plan.load_in_8bit)
+        settings = (old.family, old.plan.device, old.plan.dtype, old.plan.quantised)
         self._live = old = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         try:
-            self._live = _tried(chosen, examples, device, dtype, in_8bit)
+            self._live = _tried(chosen, examples, device, dtype, quantised)
         finally:
             if self._live is None:
                 self._live = Engine.load(*settings)
@@ -151,7 +156,7 @@ def _tried(
     examples: list[Example],
     device: str,
     dtype: str | None,
-    in_8bit: bool,
+    quantised: Quantised | None,
 ) -> Engine:
     """An engine that has scored an example with every LM in the merge.
 
@@ -161,7 +166,7 @@ def _tried(
     Raises:
         DogermError: as `Engine.load` and `rewards`.
     """
-    engine = Engine.load(family, device, dtype, in_8bit)
+    engine = Engine.load(family, device, dtype, quantised)
     group = [(examples[0].prompt, examples[0].responses)]
     for lam in (0.5, 0):
         score(engine, family.recipe(lam, dict.fromkeys(family.lms, 1.0)), group)
