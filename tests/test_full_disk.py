@@ -86,6 +86,18 @@ def _rewards(folder: Path) -> dict:
         return store.read() if store.begun else {}
 
 
+def test_pairs_that_do_not_fit_leave_the_file_as_it_was(tmp_path):
+    with disk(tmp_path / "disk", "32k"):
+        out = tmp_path / "disk" / "pairs.jsonl"
+        out.write_text("before")
+        command = ["nano", "pairs", "--domain=math", "--n=200", f"--out={out}"]
+        full = CliRunner().invoke(app, command)
+        assert full.exit_code == 1 and full.stderr.count("\n") == 1, full.output
+        assert str(out) in full.stderr and "no space left" in full.stderr
+        assert [file.name for file in out.parent.iterdir()] == ["pairs.jsonl"]
+        assert out.read_text() == "before"
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 def test_a_full_standard_output_is_one_line():
     command = [sys.executable, "-m", "dogerm", "recipe", "--as", "json"]
