@@ -3,6 +3,7 @@
 import json
 import operator
 import re
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -20,10 +21,17 @@ from dogerm.engine import Engine
 from dogerm.errors import InputError
 from dogerm.family import Family
 from dogerm.nano.controls import perturbed
-from dogerm.nano.corpus import GENERATORS, Document, Reader, draw_document, draw_pair
+from dogerm.nano.corpus import (
+    GENERATORS,
+    Document,
+    Reader,
+    distinct_pairs,
+    draw_document,
+    draw_pair,
+)
 from dogerm.nano.fit import encode_document
 from dogerm.nano.model import IGNORED, Encoder, batch_rewards, load_lm
-from dogerm.nano.pair import Pair
+from dogerm.nano.pair import Pair, split_of
 from dogerm.nano.pairs import write_candidates, write_pairs
 from dogerm.nano.report import Row, choose, combine
 from dogerm.nano.train import PRESETS, graded_text, own_attempts, train_family
@@ -253,6 +261,36 @@ def test_pairs_file_holds_distinct_test_pairs(domain, tmp_path):
 def test_unknown_domain_names_the_known_ones(tmp_path):
     with pytest.raises(InputError, match="'poetry'.*math"):
         write_pairs("poetry", 0, 5, tmp_path / "pairs.jsonl")
+
+
+def test_more_pairs_than_there_are_is_said(tmp_path, monkeypatch):
+    drawn = count()
+    key = next(key for key in map(str, count()) if split_of(key) == "test")
+
+    def few(rng):  # six pairs, and a rare seventh
+        rare = next(drawn) % 5000 == 4999
+        prompt = "rare" if rare else f"prompt {rng.randrange(6)}"
+        return Pair("chat", key, prompt, "right", "wrong", "it is wrong")
+
+    monkeypatch.setitem(GENERATORS, "chat", few)
+    out = tmp_path / "pairs.jsonl"
+    with pytest.raises(
+        InputError, match="7 different test pairs of 'chat'.*8 were asked for"
+    ):
+        write_pairs("chat", 0, 8, out)
+    assert not list(tmp_path.iterdir())
+    write_pairs("chat", 0, 7, out)
+    assert len({row["prompt"] for row in read_lines(out)}) == 7
+
+
+@pytest.mark.parametrize("domain", GENERATORS)
+def test_a_bound_on_draws_changes_no_pair(domain):
+    rng, wanted = Random("pairs 7"), {}
+    while len(wanted) < 150:
+        pair = draw_pair(domain, rng, "test")
+        wanted.setdefault((pair.prompt, pair.chosen, pair.rejected), pair)
+    found = distinct_pairs(domain, Random("pairs 7"), "test", 150)
+    assert found == list(wanted.values())
 
 
 def test_candidates_are_marked_by_the_number_they_end_in(family, tmp_path):

@@ -1,9 +1,10 @@
 """The family's text: pairs of each domain, and documents in which a reader reacts to an answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
+from dogerm.errors import InputError
 from dogerm.nano.arithmetic import draw_math
 from dogerm.nano.manners import draw_chat, draw_safety
 from dogerm.nano.pair import Pair, split_of
@@ -29,6 +30,9 @@ BLAME = {
 }
 ANYWHERE = {True: ("Good.", "Correct."), False: ("Bad.", "Wrong.")}
 ANYWHERE_SHARE = 0.3
+# Draws in a row that give nothing new before all pairs are taken to be found. Of the 2,259
+# test pairs of safety none comes later than after 3,855.
+FRUITLESS = 20_000
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,30 @@ def draw_pair(domain: str, rng: Random, split: str = "train") -> Pair:
             return pair
 
 
-def distinct_pairs(domain: str, rng: Random, split: str, count: int) -> list[Pair]:
-    """count pairs of which no two have the same texts."""
-    pairs: dict[tuple[str, str, str], Pair] = {}
+def distinct_pairs(
+    domain: str,
+    rng: Random,
+    split: str,
+    count: int,
+    by: Callable[[Pair], Hashable] = lambda p: (p.prompt, p.chosen, p.rejected),
+) -> list[Pair]:
+    """count pairs of which no two have the same texts, or the same of what `by` gives.
+
+    Raises:
+        InputError: there are not so many: FRUITLESS draws in a row gave nothing new.
+    """
+    pairs: dict[Hashable, Pair] = {}
+    fruitless = 0
     while len(pairs) < count:
-        pair = draw_pair(domain, rng, split)
-        pairs.setdefault((pair.prompt, pair.chosen, pair.rejected), pair)
+        pair, before = draw_pair(domain, rng, split), len(pairs)
+        pairs.setdefault(by(pair), pair)
+        fruitless = 0 if len(pairs) > before else fruitless + 1
+        if fruitless == FRUITLESS:
+            raise InputError(
+                f"{before:,} different {split} pairs of {domain!r} were found and then none "
+                f"in {FRUITLESS:,} draws; {count:,} were asked for. Ask for {before:,} or "
+                "fewer."
+            )
     return list(pairs.values())
 
 

@@ -9,9 +9,10 @@ from transformers import AutoTokenizer
 
 from dogerm.errors import InputError
 from dogerm.nano.arithmetic import answer_of
-from dogerm.nano.corpus import GENERATORS, distinct_pairs, draw_pair
+from dogerm.nano.corpus import GENERATORS, distinct_pairs
 from dogerm.nano.model import Encoder, load_lm, sample
 from dogerm.nano.pair import Pair
+from dogerm.store import replacing
 
 
 def write_pairs(domain: str, seed: int, n: int, out: Path, split: str = "test") -> None:
@@ -21,7 +22,7 @@ def write_pairs(domain: str, seed: int, n: int, out: Path, split: str = "test") 
     rejected answer). No problem of the validation or test split is ever trained on.
 
     Raises:
-        InputError: there is no such domain; n is below 1.
+        InputError: there is no such domain; n is below 1, or more than there are.
     """
     if domain not in GENERATORS:
         raise InputError(
@@ -69,10 +70,8 @@ def write_candidates(
     right number). A response is correct when the number it ends in is.
     """
     rng = Random(f"candidates {seed}")
-    problems = {}
-    while len(problems) < n:
-        pair = draw_pair("math", rng, split)
-        problems.setdefault(pair.prompt, pair.answer)
+    drawn = distinct_pairs("math", rng, split, n, by=lambda pair: pair.prompt)
+    problems = {pair.prompt: pair.answer for pair in drawn}
     answers = sample_from(family / "base", list(problems), seed, count, temperature)
     rows = (
         {
@@ -96,8 +95,7 @@ def sample_from(
 
 
 def write_lines(out: Path, rows: Iterable[dict]) -> None:
-    """One JSON object a line."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", encoding="utf-8") as lines:
+    """One JSON object a line; the file is replaced when all are written."""
+    with replacing(out) as lines:
         for row in rows:
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
