@@ -54,6 +54,25 @@ def test_arrow_keys_merge_too(visit, engine):
     assert shown(page, "merged") == pytest.approx(wanted[0], abs=CLOSE)
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("0.3", 0.3), ("7", 1.0), ("-3", 0.0), ("", None)]
+)
+def test_a_typed_lambda_is_brought_into_its_range_before_it_is_sent(
+    visit, engine, typed, meant
+):
+    page = visit()
+    before = page.evaluate("dogerm.view.frame.lam")
+    box = page.locator('#lam input[type="number"]')
+    box.fill(typed)
+    box.blur()
+    meant = before if meant is None else meant
+    page.wait_for_function(
+        "lam => dogerm.view.frame.lam === lam && !dogerm.view.frame.recorded", arg=meant
+    )
+    assert float(box.input_value()) == meant
+    assert page.locator(".toast-wrap .error").count() == 0
+
+
 def test_a_domain_weight_remixes_and_the_formula_says_how(visit, engine):
     page = visit()
     Slider(page, "#share-1").to(0)
