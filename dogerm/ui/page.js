@@ -418,6 +418,21 @@ Object.assign(window.dogerm, (() => {
       soon();
     } else if (target.closest(".share, .option, #instruction, .response")) soon();
   });
+  // A number typed beside a slider: Gradio sends it as it stands and only then brings it into
+  // the range. Here it is in the range first, and an emptied box is what it was.
+  const typed = new WeakMap();
+  const isTyped = (node) => node.type === "number" && node.closest(".head")?.nextElementSibling?.querySelector('input[type="range"]');
+  const mend = ({ target }) => {
+    if (!isTyped(target)) return;
+    const { value, min, max } = target;
+    const meant = value === "" ? typed.get(target) : Math.min(max, Math.max(min, value));
+    if (Number(value) !== Number(meant) || value === "") put(target, meant);
+  };
+  document.addEventListener("focusin", ({ target }) => {
+    if (isTyped(target)) typed.set(target, target.value);
+  });
+  document.addEventListener("blur", mend, true); // both before Gradio's own
+  document.addEventListener("pointerup", mend, true);
   document.addEventListener("click", ({ target }) => {
     if (target.closest("#more, #fewer")) setTimeout(draw, 400); // once the server has shown the box
   });
