@@ -5,7 +5,6 @@ No code from a checkpoint is ever run.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ import torch
 from huggingface_hub import metadata_load
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -35,10 +36,10 @@ from dogerm.weights import (
     TensorInfo,
     Weights,
     adapter_settings,
-    one_line,
     open_file,
     open_weights,
     read_json,
+    reading,
 )
 
 # Value heads as TRL and LLaMA-Factory save them, under the names transformers gives a
@@ -50,6 +51,11 @@ VALUE_HEAD = {
 # Settings that change what the same weights compute; a difference is worth a warning.
 _TELLING = ("hidden_act", "rms_norm_eps", "rope_parameters", "sliding_window")
 
+
+_MODELS = {
+    AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForSequenceClassification: MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+}
 
 # How the pretrained base is called among the LMs; no LM can have this name.
 PARENT = "the parent"
@@ -65,19 +71,33 @@ class Checkpoint:
         source: a folder in Hugging Face layout, or a hub id with an optional @revision.
         name: how errors call it: 'the reward model', 'math', …
         weights: False to look at it only: of a hub repository the headers are enough.
+        adapters: the folders of the adapters that it is the base of.
 
     Raises:
         CheckpointError: the folder, a file in it, or the hub repository is not there
             or cannot be read. Says which file.
     """
 
-    def __init__(self, source: str | Path, name: str, weights: bool = True):
+    def __init__(
+        self,
+        source: str | Path,
+        name: str,
+        weights: bool = True,
+        adapters: tuple[Path, ...] = (),
+    ):
         self.source, self.name = str(source), name
         self.folder = (located if weights else outline)(self.source, name)
         self.base: Checkpoint | None = None
         if (self.folder / "adapter_config.json").is_file():
-            base = self._base_source()
-            self.base = Checkpoint(base, f"the base of {name}", weights)
+            above = (*adapters, self.folder.resolve())
+            if above[-1] in adapters:
+                raise CheckpointError(
+                    f"{name}: the adapter in {self.folder} is its own base, as its "
+                    "adapter_config.json says. Name there the model it was trained on."
+                )
+            self.base = Checkpoint(
+                self._base_source(), f"the base of {name}", weights, above
+            )
             self.config = self.base.config
             self._weights: Weights = Adapted(self.base._weights, self.folder, name)
         else:
@@ -133,14 +153,10 @@ class Checkpoint:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        try:
+        with reading(f"the tokenizer of {self.name} ({self.folder})"):
             return AutoTokenizer.from_pretrained(
                 self._tokenizer_folder(), trust_remote_code=False
             )
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-            raise CheckpointError(
-                f"the tokenizer of {self.name} ({self.folder}) cannot be read: {one_line(error)}"
-            ) from None
 
     @cached_property
     def named_bases(self) -> tuple[str, ...]:
@@ -162,22 +178,23 @@ class Checkpoint:
                 names[row] = token
         return names
 
+    @property
+    def settings_file(self) -> Path:
+        """What says of which architecture and size it is."""
+        return self.base.settings_file if self.base else self.folder / "config.json"
+
     def _read_config(self) -> PretrainedConfig:
-        file = self.folder / "config.json"
+        file = self.settings_file
         if not file.is_file():
             raise CheckpointError(f"{self.name}: {file} is missing.")
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-            if "auto_map" in config and config.get("model_type") not in _model_types():
-                raise CheckpointError(
-                    f"{self.name}: {file} asks for code of its own (auto_map), which is never "
-                    "run here. Only architectures that transformers knows are read."
-                )
-            return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
-        except (ValueError, OSError, KeyError) as error:
+        config = read_json(file, self.name)
+        if "auto_map" in config and config.get("model_type") not in _model_types():
             raise CheckpointError(
-                f"{self.name}: {file} cannot be read: {one_line(error)}"
-            ) from None
+                f"{self.name}: {file} asks for code of its own (auto_map), which is never "
+                "run here. Only architectures that transformers knows are read."
+            )
+        with reading(f"{self.name}: {file}"):
+            return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
 
     def _base_source(self) -> str:
         """Where the adapter's base is: beside the adapter, if its path says so, or as named."""
@@ -272,6 +289,12 @@ def compare(rm: Checkpoint, lms: Mapping[str, Checkpoint]) -> Compatibility:
             raise CheckpointMismatch(
                 f"the reward model is a {rm.config.model_type} model but {name!r} is "
                 f"{lm.config.model_type}. Both must be fine-tuned from the same base model."
+            )
+        if heads := sorted(head & set(lm.tensors)):
+            raise CheckpointMismatch(
+                f"{name!r} ({lm.folder}) has a score head, {heads[0]}: it is a reward model "
+                "or a classifier, not a language model. Name a causal LM that was "
+                "fine-tuned from the same base model."
             )
         # The embedding's rows are aligned by token, so only its width must agree.
         wanted = {key: expected[key] for key in merged}
@@ -397,8 +420,11 @@ def empty_reward_model(rm: Checkpoint) -> PreTrainedModel:
         raise CheckpointMismatch(
             f"the reward model has {rm.config.num_labels} labels; a reward model has one. "
             "Is this a classifier?"
+            if rm.is_reward_model
+            else f"the reward model ({rm.folder}) is a {_class_of(rm)} with no score head. "
+            "Name a *ForSequenceClassification with one label, or a model with a value head."
         )
-    model = _empty(AutoModelForSequenceClassification, rm.config)
+    model = _empty(AutoModelForSequenceClassification, rm)
     name, head = head_of(model)
     if f"{name}.bias" in rm.tensors and head.bias is None:
         head.bias = nn.Parameter(head.weight.new_empty(1))
@@ -426,17 +452,23 @@ def embedding_name(model: PreTrainedModel) -> str:
     return next(name for name, p in model.named_parameters() if p is table)
 
 
-def _empty(auto_class: type, config: PretrainedConfig) -> PreTrainedModel:
-    try:
-        # In float32, torch's own default: a 16-bit config would change that default for
-        # all threads while the model is built, and one may not find it restored.
-        with BUILDING:
-            return auto_class.from_config(config, dtype=torch.float32)
-    except ValueError as error:
+def _empty(auto_class: type, checkpoint: Checkpoint) -> PreTrainedModel:
+    if type(checkpoint.config) not in _MODELS[auto_class]:
         raise CheckpointMismatch(
             f"transformers has no {auto_class.__name__.removeprefix('AutoModelFor')} model "
-            f"of type {config.model_type}: {one_line(error)}"
-        ) from None
+            f"of type {checkpoint.config.model_type}, which {checkpoint.name} is "
+            f"({checkpoint.folder})."
+        )
+    # In float32, torch's own default: a 16-bit config would change that default for
+    # all threads while the model is built, and one may not find it restored.
+    with reading(f"{checkpoint.name}: {checkpoint.settings_file}"), BUILDING:
+        return auto_class.from_config(checkpoint.config, dtype=torch.float32)
+
+
+def _class_of(checkpoint: Checkpoint) -> str:
+    """What its config calls it."""
+    named = getattr(checkpoint.config, "architectures", None) or []
+    return named[0] if named else f"{checkpoint.config.model_type} model"
 
 
 def _body(model: PreTrainedModel) -> str:
@@ -448,7 +480,7 @@ def _own_head(checkpoint: Checkpoint, wanted: Mapping[str, object]) -> set[str]:
     if not (extra := set(checkpoint.tensors) - set(wanted)):
         return set()
     with torch.device("meta"):
-        return extra & set(_empty(AutoModelForCausalLM, checkpoint.config).state_dict())
+        return extra & set(_empty(AutoModelForCausalLM, checkpoint).state_dict())
 
 
 def _buffers(checkpoint: Checkpoint) -> set[str]:

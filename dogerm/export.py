@@ -44,6 +44,7 @@ except ImportError:  # Windows: what a killed export left is not found again the
     fcntl = None
 
 SHARD_BYTES = 5_000_000_000
+BESIDE_WEIGHTS = 64 << 20  # bytes for the tokenizer and the rest
 PIECE = 1 << 22  # values of an embedding table in memory at a time
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 LOCK = ".dogerm-is-writing"  # held in the hidden folder for as long as its writer lives
@@ -314,9 +315,10 @@ def _check_room(out: Path, nbytes: int) -> None:
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(parent).free
-    if free < nbytes + (64 << 20):  # the tokenizer and the rest
+    if free < nbytes + BESIDE_WEIGHTS:
         raise CheckpointError(
-            f"the merged weights take {size_text(nbytes)} and {parent} has "
+            f"the merged weights take {size_text(nbytes)}, {size_text(BESIDE_WEIGHTS)} more "
+            f"are wanted for the tokenizer and the rest, and {parent} has "
             f"{size_text(free)} free. Make room, or choose another place."
         )
 

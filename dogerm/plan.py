@@ -377,7 +377,8 @@ def _advice(
     smaller = [(torch.bfloat16, None, "--dtype bfloat16")]
     smaller += [(torch.float16, q, own.option) for q, own in QUANTISATIONS.items()]
     tries = [(devices, *settings) for settings in smaller]
-    tries += [(host, *own, f"--device cpu {option}") for *own, option in smaller]
+    if devices != host:
+        tries += [(host, *own, f"--device cpu {option}") for *own, option in smaller]
     found = []
     for choice, dtype, quantised, option in tries:
         # Mapped sources are the least that works.

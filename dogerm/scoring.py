@@ -15,6 +15,7 @@ from dogerm.errors import CheckpointError, InputError, OutOfMemory, TooLong
 from dogerm.family import WhenTooLong
 from dogerm.recipe import Recipe
 from dogerm.texts import check_text, letter
+from dogerm.weights import one_line
 
 Prompt = str | Sequence[Mapping[str, str]]  # an instruction, or chat messages
 Group = tuple[Prompt, Sequence[str]]  # a prompt with the responses to it
@@ -245,9 +246,17 @@ def _encode(
             tokenize=False,
             add_generation_prompt=asks,
         )
-    except TemplateError as error:
-        raise InputError(
-            f"the chat template of {engine.family.name!r} refuses this conversation: {error}"
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001, a template is a program of the checkpoint's
+        if type(error) is TemplateError:  # by its own raise_exception
+            raise InputError(
+                f"the chat template of {engine.family.name!r} refuses this conversation: "
+                f"{error}"
+            ) from None
+        raise CheckpointError(
+            f"the chat template of {engine.family.name!r} fails: {type(error).__name__}: "
+            f"{one_line(error)} Set `template` in the family file."
         ) from None
     return tokenizer(text, add_special_tokens=engine.family.add_special_tokens)[
         "input_ids"

@@ -11,7 +11,8 @@ import math
 import pickle
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dogerm.errors import CheckpointError, CheckpointMismatch
+from dogerm.errors import CheckpointError, CheckpointMismatch, DogermError
 
 DTYPES = {
     "F32": torch.float32,
@@ -121,6 +122,7 @@ class Safetensors(Weights):
         try:
             return safe_open(file, framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:
+            _check_not_something_else(file, self.who)
             raise CheckpointError(
                 f"{self.who}: {file} is truncated or not a safetensors file "
                 f"({one_line(error)}) Download it again."
@@ -136,6 +138,11 @@ class Torch(Weights):
         for file, promised in files.items():
             found = self._load(file)
             for name, tensor in found.items():
+                if not isinstance(name, str):
+                    raise CheckpointError(
+                        f"{who}: {file} names a tensor {name!r:.40}; names must be text. "
+                        "A checkpoint of the plain weights is needed."
+                    )
                 if not isinstance(tensor, Tensor):
                     raise CheckpointError(
                         f"{who}: {name} in {file} is a {type(tensor).__name__}, not a tensor. "
@@ -156,22 +163,29 @@ class Torch(Weights):
         self._loaded.clear()
 
     def _load(self, file: Path) -> dict[str, Tensor]:
-        # Files from before PyTorch 1.6 are no zip archives and cannot be mapped.
-        with file.open("rb") as head:
-            mappable = head.read(2) == b"PK"
+        with file.open("rb") as opened:
+            head = opened.read(2)
         try:
+            # Files from before PyTorch 1.6 are no zip archives and cannot be mapped.
             loaded = torch.load(
-                file, map_location="cpu", weights_only=True, mmap=mappable
+                file, map_location="cpu", weights_only=True, mmap=head == b"PK"
             )
-        except pickle.UnpicklingError:
+        # Of bytes that are no pickle torch complains by any error, IndexError too.
+        except Exception as error:
+            if isinstance(error, MemoryError):
+                raise
+            _check_not_something_else(file, self.who)
+            is_pickle = head == b"PK" or head[:1] == b"\x80" or "GLOBAL" in str(error)
+            if is_pickle and isinstance(error, pickle.UnpicklingError):
+                raise CheckpointError(
+                    f"{self.who}: {file} holds more than tensors, and unpickling it could "
+                    "run any program; it is not read. Ask for a safetensors version of it."
+                ) from None
+            why = "" if isinstance(error, pickle.UnpicklingError) else one_line(error)
             raise CheckpointError(
-                f"{self.who}: {file} holds more than tensors, and unpickling it could run "
-                "any program; it is not read. Ask for a safetensors version of it."
-            ) from None
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{self.who}: {file} is truncated or not a PyTorch file "
-                f"({one_line(error)}) Download it again."
+                f"{self.who}: {file} is truncated or not a PyTorch file"
+                + (f" ({why}) " if why else ". ")
+                + "Download it again."
             ) from None
         if not isinstance(loaded, dict):
             raise CheckpointError(f"{self.who}: {file} does not hold named tensors.")
@@ -251,6 +265,13 @@ class Adapted(Weights):
 
     def _check_fits(self, target: str, a: str, b: str, file: Path) -> None:
         weight = self.base.tensors.get(target)
+        for part in (a, b):
+            found = self.adapter.tensors[part].shape
+            if len(found) != 2 or 0 in found:
+                raise CheckpointError(
+                    f"{self.who}: {part} in {file} is of shape {found}, where LoRA has a "
+                    "matrix. Save the adapter again with PEFT."
+                )
         rank, inputs = self.adapter.tensors[a].shape
         outputs, rank_of_b = self.adapter.tensors[b].shape
         shape = (inputs, outputs) if self._transposed(a) else (outputs, inputs)
@@ -283,29 +304,97 @@ def adapter_settings(folder: Path, who: str) -> dict[str, Any]:
             f"{who}: {file} describes a {kind} adapter with parts that are not plain LoRA. "
             "Merge it with its own tool first."
         )
-    for key in ("base_model_name_or_path", "lora_alpha"):
-        if key not in settings:
-            raise CheckpointError(f"{who}: {file} does not say its {key}.")
+    for key, fits, wanted in _ADAPTER_SETTINGS:
+        if not fits(found := settings.get(key)):
+            raise CheckpointError(
+                f"{who}: in {file} {key} is {json.dumps(found):.80}; it must be {wanted}."
+            )
     return settings
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_alpha_pattern(value: object) -> bool:
+    try:
+        return value is None or all(
+            re.compile(pattern) and _is_number(alpha)
+            for pattern, alpha in value.items()
+        )
+    except (AttributeError, re.error):
+        return False
+
+
+_ADAPTER_SETTINGS = (
+    (
+        "base_model_name_or_path",
+        lambda value: isinstance(value, str) and value.strip() != "",
+        "the folder or hub id of the model that the adapter was trained on",
+    ),
+    ("lora_alpha", _is_number, "a number"),
+    ("alpha_pattern", _is_alpha_pattern, "a table of module names, each with a number"),
+)
 
 
 def read_json(file: Path, who: str) -> dict[str, Any]:
     """A JSON object from a file; CheckpointError that names it otherwise."""
-    try:
+    with reading(f"{who}: {file}", file):
         data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{who}: {file} cannot be read: {one_line(error)}"
-        ) from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{who}: {file} does not hold a JSON object.")
     return data
+
+
+@contextmanager
+def reading(what: str, file: Path | None = None) -> Iterator[None]:
+    """Makes one CheckpointError of whatever a library raises while it reads damaged settings.
+
+    Every kind of error, because transformers raises every kind: a number of layers that
+    is text is a TypeError, seven heads a ValueError, none a ZeroDivisionError.
+
+    Args:
+        what: whose settings, and where: the sentence's subject.
+        file: where that is one, so that a web page or a Git LFS pointer is called that.
+    """
+    try:
+        yield
+    except (DogermError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001, as said above
+        if file:
+            _check_not_something_else(file, what.partition(":")[0])
+        plain = isinstance(error, OSError | ValueError | ImportError)
+        kind = "" if plain else f"{type(error).__name__}: "
+        raise CheckpointError(
+            f"{what} cannot be read: {kind}{one_line(error)}"
+        ) from None
 
 
 def one_line(error: Exception) -> str:
     """The first line of a library's message, as one sentence."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return (text or type(error).__name__).rstrip(".") + "."
+
+
+def _check_not_something_else(file: Path, who: str) -> None:
+    """CheckpointError where a file is empty, a web page, or a Git LFS pointer."""
+    if not file.is_file():
+        return
+    with file.open("rb") as opened:
+        head = opened.read(512).lstrip()
+    if not head:
+        raise CheckpointError(f"{who}: {file} is empty. Download it again.")
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{who}: {file} is a Git LFS pointer, not the file itself. Run `git lfs pull` "
+            "in its folder, or download it again."
+        )
+    if head.lower().startswith((b"<!doctype html", b"<html")):
+        raise CheckpointError(
+            f"{who}: {file} is a web page, perhaps one that asks to log in. Download the "
+            "file itself."
+        )
 
 
 def _shards(index: Path, who: str) -> dict[Path, set[str] | None]:
