@@ -249,7 +249,9 @@ def test_too_little_room_is_said_before_anything_is_written(
 ):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(CheckpointError, match="take 0.05 MB and .* has 0.00 MB free"):
+    with pytest.raises(
+        CheckpointError, match="take 0.05 MB, 67.11 MB more .* has 0.00 MB free"
+    ):
         export(family, family.recipe(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -130,6 +130,16 @@ def test_four_bits_fit_a_smaller_one_still(seven_billion):
     ]
 
 
+def test_advice_on_a_cpu_names_each_setting_once(seven_billion):
+    crowded = plan_for(seven_billion, 0, 20, torch.device("cpu"), torch.float32)
+    assert not crowded.fits
+    assert [line.partition(" would")[0] for line in crowded.advice] == [
+        "--dtype bfloat16",
+        "--load-in-8bit",
+        "--load-in-4bit",
+    ]
+
+
 def test_batches_use_what_is_left_within_bounds(seven_billion):
     assert plan_for(seven_billion, 140, 100).batch_tokens == 32768
     tight = plan_for(seven_billion, 24, 100)
