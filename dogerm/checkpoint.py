@@ -28,10 +28,12 @@ from transformers import (
 from yaml import YAMLError
 
 from dogerm.anatomy import Anatomy, dissect
+from dogerm.conversion import as_loaded, ignored
 from dogerm.errors import CheckpointError, CheckpointMismatch
 from dogerm.family import RewardAt
 from dogerm.hub import located, outline
 from dogerm.weights import (
+    DTYPES,
     Adapted,
     TensorInfo,
     Weights,
@@ -40,6 +42,7 @@ from dogerm.weights import (
     open_weights,
     read_json,
     reading,
+    require_floats,
 )
 
 # Value heads as TRL and LLaMA-Factory save them, under the names transformers gives a
@@ -102,7 +105,7 @@ class Checkpoint:
             self._weights: Weights = Adapted(self.base._weights, self.folder, name)
         else:
             self.config = self._read_config()
-            self._weights = open_weights(self.folder, name)
+            self._weights = self._as_loaded(open_weights(self.folder, name))
         self._found = {
             stored: (self._weights, stored) for stored in self._weights.tensors
         }
@@ -130,16 +133,19 @@ class Checkpoint:
     def dtype(self) -> torch.dtype:
         """The dtype that most of the weights are stored in."""
         sizes: dict[torch.dtype, int] = {}
-        for info in self.tensors.values():
+        for info in filter(_is_float, self.tensors.values()):
             sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
         return max(sizes, key=sizes.__getitem__)
 
     @property
     def is_reward_model(self) -> bool:
         """Whether it says that it gives scores: by its class, or by its score head."""
+        return self._is_classifier or "score.weight" in self.tensors
+
+    @property
+    def _is_classifier(self) -> bool:
         classes = getattr(self.config, "architectures", None) or []
-        scores = any(name.endswith("ForSequenceClassification") for name in classes)
-        return scores or "score.weight" in self.tensors
+        return any(name.endswith("ForSequenceClassification") for name in classes)
 
     @property
     def reward_at(self) -> RewardAt:
@@ -195,6 +201,18 @@ class Checkpoint:
             )
         with reading(f"{self.name}: {file}"):
             return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+
+    def _as_loaded(self, stored: Weights) -> Weights:
+        """The tensors as transformers would load them, where it has a model for them."""
+        kind = (
+            AutoModelForSequenceClassification
+            if self._is_classifier
+            else AutoModelForCausalLM
+        )
+        if type(self.config) not in _MODELS[kind]:
+            return stored  # `compare` says so, or finds another architecture
+        with torch.device("meta"):
+            return as_loaded(stored, _empty(kind, self), self.name)
 
     def _base_source(self) -> str:
         """Where the adapter's base is: beside the adapter, if its path says so, or as named."""
@@ -414,7 +432,8 @@ def empty_reward_model(rm: Checkpoint) -> PreTrainedModel:
     """The reward model with weights yet to be filled, on the current default device.
 
     Raises:
-        CheckpointMismatch: it has not one label, or transformers has no such model.
+        CheckpointMismatch: it has not one label; transformers has no such model, or one
+            that is not merged here, as it reads pictures, or shares weights between layers.
     """
     if rm.config.num_labels != 1:
         raise CheckpointMismatch(
@@ -424,7 +443,18 @@ def empty_reward_model(rm: Checkpoint) -> PreTrainedModel:
             else f"the reward model ({rm.folder}) is a {_class_of(rm)} with no score head. "
             "Name a *ForSequenceClassification with one label, or a model with a value head."
         )
+    if not hasattr(rm.config, "vocab_size"):
+        raise CheckpointMismatch(
+            f"a {rm.config.model_type} classifier reads more than text; only models of text "
+            "alone are read as reward models."
+        )
     model = _empty(AutoModelForSequenceClassification, rm)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    if len(names) > len(list(model.parameters())):
+        raise CheckpointMismatch(
+            f"a {rm.config.model_type} classifier shares weights between its layers, which "
+            "cannot be merged here."
+        )
     name, head = head_of(model)
     if f"{name}.bias" in rm.tensors and head.bias is None:
         head.bias = nn.Parameter(head.weight.new_empty(1))
@@ -432,18 +462,24 @@ def empty_reward_model(rm: Checkpoint) -> PreTrainedModel:
 
 
 def head_of(model: PreTrainedModel) -> tuple[str, nn.Linear]:
-    """The score head and its name: the one part of the model outside its backbone."""
-    parts = [
-        (name, part)
+    """The score head and its name: the one part of the model outside its backbone.
+
+    Raises:
+        CheckpointMismatch: it is none that is read at a text's last token: encoders have
+            a classifier of their first token, some decoders one of several layers.
+    """
+    parts = {
+        name: part
         for name, part in model.named_children()
-        if name != model.base_model_prefix and isinstance(part, nn.Linear)
-    ]
-    if len(parts) != 1:
+        if name != model.base_model_prefix and any(True for _ in part.parameters())
+    }
+    if list(parts) != ["score"] or not isinstance(parts["score"], nn.Linear):
         raise CheckpointMismatch(
-            f"a {model.config.model_type} model has {len(parts)} linear heads; "
-            "a reward model needs exactly one."
+            f"a {model.config.model_type} classifier gives its score by "
+            f"{' and '.join(parts) or 'no part of its own'}; only models with one linear "
+            "layer `score`, read at a text's last token, are read as reward models."
         )
-    return parts[0]
+    return "score", parts["score"]
 
 
 def embedding_name(model: PreTrainedModel) -> str:
@@ -480,7 +516,13 @@ def _own_head(checkpoint: Checkpoint, wanted: Mapping[str, object]) -> set[str]:
     if not (extra := set(checkpoint.tensors) - set(wanted)):
         return set()
     with torch.device("meta"):
-        return extra & set(_empty(AutoModelForCausalLM, checkpoint).state_dict())
+        model = _empty(AutoModelForCausalLM, checkpoint)
+    known = set(model.state_dict())
+    return {name for name in extra if name in known or ignored(model, name)}
+
+
+def _is_float(info: TensorInfo) -> bool:
+    return info.dtype in DTYPES.values()
 
 
 def _buffers(checkpoint: Checkpoint) -> set[str]:
@@ -495,6 +537,8 @@ def _check_tensors(
     allowed: set[str],
     by_row: str | None = None,
 ) -> None:
+    used = {n: i for n, i in checkpoint.tensors.items() if n not in allowed}
+    require_floats(used, checkpoint.name)
     for name, shape in wanted.items():
         info = checkpoint.tensors.get(name)
         if info is None:

@@ -9,11 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from dogerm.checkpoint import PARENT, Checkpoint, Compatibility, compare, head_of
 from dogerm.errors import OutOfMemory
@@ -200,7 +203,9 @@ class Engine:
     @property
     def max_tokens(self) -> int:
         """The longest conversation that is read, in tokens."""
-        own = self.model.config.max_position_embeddings
+        # Some that tell positions apart by distance alone name no length in their config.
+        own = getattr(self.model.config, "max_position_embeddings", None)
+        own = own or self.tokenizer.model_max_length
         return min(own, self.family.max_tokens or own)
 
     @property
@@ -212,6 +217,22 @@ class Engine:
     def pad_token(self) -> int | None:
         """The id that the reward model's configuration calls padding."""
         return self.model.config.get_text_config().pad_token_id
+
+    @cached_property
+    def shares_prompts(self) -> bool:
+        """Whether what was computed of a prompt can be taken up again by each of its responses.
+
+        Keys and values can. What linear attention and state-space layers keep instead has
+        no rows to select in transformers' caches, and holds the padding it was read with.
+        """
+        if "past_key_values" not in signature(self._backbone.forward).parameters:
+            return False
+        layers = DynamicCache(config=self.model.config).layers
+        return all(
+            isinstance(layer, DynamicLayer)
+            and not isinstance(layer, LinearAttentionCacheLayerMixin)
+            for layer in layers
+        )
 
     @contextmanager
     def using(self, recipe: Recipe) -> Iterator[Engine]:

@@ -75,7 +75,7 @@ def tokenise(
         cut.append(max(0, len(ids) - limit))
         ids = ids[:limit] if too_long == "cut-end" else ids[-limit:]
         sequences.append(tuple(ids[: _read_to(engine, ids)]))
-    return Tokens(tuple(sequences), _shared(sequences), tuple(cut))
+    return Tokens(tuple(sequences), _shared(engine, sequences), tuple(cut))
 
 
 def _read_to(engine: Engine, ids: Sequence[int]) -> int:
@@ -263,12 +263,12 @@ def _encode(
     ]
 
 
-def _shared(sequences: Sequence[Sequence[int]]) -> int:
+def _shared(engine: Engine, sequences: Sequence[Sequence[int]]) -> int:
     """Leading tokens worth computing once. Found on the ids, so it holds for any template.
 
     Every response keeps at least one token of its own, where its reward is read.
     """
-    if len(sequences) < 2:
+    if len(sequences) < 2 or not engine.shares_prompts:
         return 0
     common = min(len(sequence) for sequence in sequences) - 1
     first = sequences[0]

@@ -29,6 +29,18 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F64": torch.float64,
 }
+# Those that cannot be merged: `require_floats` refuses them where a model wants them. Old
+# checkpoints hold masks in these, which no model does.
+_OTHER_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,13 @@ def open_weights(folder: Path, who: str) -> Weights:
     )
 
 
+def require_floats(tensors: Mapping[str, TensorInfo], who: str) -> None:
+    """CheckpointError that names the first tensor whose dtype cannot be merged."""
+    for name, info in tensors.items():
+        if info.dtype not in DTYPES.values():
+            raise _not_a_float(who, name, info.file, info.dtype)
+
+
 def open_file(file: Path, who: str) -> Weights:
     """The tensors of one .safetensors or .bin file."""
     kind = Safetensors if file.suffix == ".safetensors" else Torch
@@ -99,9 +118,10 @@ class Safetensors(Weights):
             with self._open(file) as opened:
                 found = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
                 for name, view in found.items():
-                    dtype = DTYPES.get(view.get_dtype())
+                    code = view.get_dtype()
+                    dtype = DTYPES.get(code) or _OTHER_DTYPES.get(code)
                     if dtype is None:
-                        raise _not_a_float(who, name, file, view.get_dtype())
+                        raise _not_a_float(who, name, file, code)
                     shape = tuple(view.get_shape())
                     self.tensors[name] = TensorInfo(shape, dtype, file)
             _check_promised(promised, found, file, who)
@@ -148,8 +168,6 @@ class Torch(Weights):
                         f"{who}: {name} in {file} is a {type(tensor).__name__}, not a tensor. "
                         "A checkpoint of the plain weights is needed."
                     )
-                if tensor.dtype not in DTYPES.values():
-                    raise _not_a_float(who, name, file, tensor.dtype)
                 self.tensors[name] = TensorInfo(tuple(tensor.shape), tensor.dtype, file)
             _check_promised(promised, found, file, who)
 
@@ -221,6 +239,7 @@ class Adapted(Weights):
         if file is None:
             raise CheckpointError(f"{who}: {files[0]} is missing.")
         self.adapter = open_file(file, who)
+        require_floats(self.adapter.tensors, who)
         self.tensors = dict(base.tensors)
         self._pairs: dict[str, tuple[str, str]] = {}
         self._whole: dict[str, str] = {}
@@ -433,6 +452,6 @@ def _check_promised(
 
 def _not_a_float(who: str, name: str, file: Path, dtype: object) -> CheckpointError:
     return CheckpointError(
-        f"{who}: {name} in {file} is stored as {dtype}; only float32, bfloat16 and "
+        f"{who}: {name} in {file} is stored as {str(dtype).removeprefix('torch.')}; only float32, bfloat16 and "
         "float16 weights can be merged."
     )
