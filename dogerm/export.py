@@ -178,6 +178,21 @@ def export(
     return result
 
 
+def check_repository(repository: str) -> None:
+    """CheckpointError where the hub would take no repository of that name; asks no host."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError:
+        raise CheckpointError(
+            f"{repository!r} cannot be a repository's name on the hub: write ORG/NAME, each "
+            "of letters, digits, '-', '_' and '.', neither beginning nor ending with '-' or "
+            "'.', 96 characters at most. Nothing was read or written."
+        ) from None
+
+
 def push_to_hub(folder: Path, repository: str) -> str:
     """Upload an exported checkpoint to the hub, into a new or an own repository; its address.
 

@@ -398,3 +398,18 @@ def test_pushing_uploads_the_folder_or_says_how_to(folders, tmp_path, monkeypatc
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="whole on this disk.*hf upload me/mine"):
         push_to_hub(tmp_path / "out", "me/mine")
+
+
+def test_a_name_the_hub_would_refuse_is_said_before_anything_is_read(
+    folders, tmp_path, monkeypatch
+):
+    def read(*arguments, **settings):
+        raise AssertionError("something was read")
+
+    monkeypatch.setattr("dogerm.export.open_models", read)
+    for name in ("bad id!!", "a/b/c", "-me/mine", ""):
+        command = ["merge", *source(folders), f"--out={tmp_path / 'out'}"]
+        result = CliRunner().invoke(app, [*command, f"--push-to-hub={name}"])
+        assert result.exit_code == 1 and result.stderr.count("\n") == 1, result.output
+        assert repr(name) in result.stderr and "ORG/NAME" in result.stderr
+    assert list(tmp_path.iterdir()) == []

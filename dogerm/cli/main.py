@@ -395,9 +395,11 @@ def merge(
 
     It is streamed: memory holds one parameter at a time, whatever the model's size.
     """
-    from dogerm.export import export, push_to_hub
+    from dogerm.export import check_repository, export, push_to_hub
     from dogerm.plan import size_text
 
+    if push is not None:
+        check_repository(push)
     if mergekit:
         own = [family, rm, lm, lam, share, set, part, parent]
         if any(own) or (method, layers) != ("linear", "constant"):
