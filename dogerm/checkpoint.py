@@ -5,8 +5,9 @@ No code from a checkpoint is ever run.
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +60,8 @@ _MODELS = {
     AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModelForSequenceClassification: MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 }
+# A row of an embedding table that no token names, as `Checkpoint.rows` calls it.
+UNNAMED = re.compile(r"<row \d+>")
 
 # How the pretrained base is called among the LMs; no LM can have this name.
 PARENT = "the parent"
@@ -329,8 +332,22 @@ def compare(rm: Checkpoint, lms: Mapping[str, Checkpoint]) -> Compatibility:
         embedding=embedding,
         vocabulary=vocabulary,
         anatomy=dissect(model),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *_lacking(rm, vocabulary, embedding)),
     )
+
+
+def _lacking(rm: Checkpoint, vocabulary: Vocabulary, embedding: str) -> Iterator[str]:
+    """A sentence on each LM that lacks tokens of the reward model; rows without one do not count."""
+    ours = [row for row in rm.rows(embedding) if not UNNAMED.fullmatch(row)]
+    for name, lacking in vocabulary.rm_only.items():
+        count = sum(not UNNAMED.fullmatch(token) for token in lacking)
+        appended = vocabulary.size - len(vocabulary.appended)
+        own = (vocabulary.rows[name][appended:] >= 0).sum() if name != PARENT else 0
+        if count:
+            yield (
+                f"{name!r} lacks {count:,} of the reward model's {len(ours):,} tokens, which "
+                f"keep its rows{f'; {own:,} of its own are appended' if own else ''}."
+            )
 
 
 def _check_shared(rm: Checkpoint, vocabulary: Vocabulary, embedding: str) -> None:

@@ -60,6 +60,7 @@ class Export:
         nbytes: of all weights.
         merged, kept: parameters merged, and kept from the reward model.
         left_out: constants of the score head, which the saved model has no place for.
+        unplaced: per model, tensors of its files that a reward model has no place for.
         appended: tokens that only LMs have, whose rows follow the reward model's.
         tokens_added: whether the saved tokenizer knows them all.
         models: of each model that was merged its source, hub revision if any, and its
@@ -73,6 +74,7 @@ class Export:
     merged: tuple[str, ...]
     kept: tuple[str, ...]
     left_out: tuple[str, ...]
+    unplaced: Mapping[str, tuple[str, ...]]
     appended: tuple[str, ...]
     tokens_added: bool
     models: Mapping[str, Mapping[str, Any]]
@@ -87,6 +89,7 @@ def export(
     device: str = "cpu",
     shard_bytes: int = SHARD_BYTES,
     on_progress: Callable[[int, int], None] | None = None,
+    on_fit: Callable[[Compatibility], None] | None = None,
 ) -> Export:
     """Write the recipe's merge to a folder that plain transformers loads.
 
@@ -101,6 +104,7 @@ def export(
         device: where each parameter is merged.
         shard_bytes: a weight file is no larger, unless one parameter alone is.
         on_progress: called with the bytes written since the last call, and in all.
+        on_fit: told how the sources fit together, before anything is written.
 
     Raises:
         CheckpointError, CheckpointMismatch: the sources cannot be read or merged;
@@ -117,6 +121,8 @@ def export(
     rm, lms = open_models(family, METHODS[recipe.method].needs_parent)
     fit = compare(rm, lms)
     fit.anatomy.check(recipe)
+    if on_fit:
+        on_fit(fit)
     precision = dtype_named(dtype) if dtype else _stored_dtype(rm)
     with torch.device("meta"):
         model = empty_reward_model(rm)
@@ -166,6 +172,7 @@ def export(
             merged=fit.merged,
             kept=tuple(name for name in fit.kept if name in shapes),
             left_out=tuple(constants),
+            unplaced={name: own for name, own in fit.left_out.items() if own},
             appended=fit.vocabulary.appended,
             tokens_added=set(fit.vocabulary.appended) <= set(tokenizer.get_vocab()),
             models=published(of_models(used)),

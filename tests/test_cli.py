@@ -387,6 +387,44 @@ def test_sweep_reports_the_accuracy_at_every_lambda(run, source, pairs, tmp_path
             assert 0 <= metric["low"] <= metric["accuracy"] <= metric["high"] <= 1
 
 
+def renamed(lm: Path, count: int) -> Path:
+    """The LM with so many of its tokens under other names."""
+    state = json.loads((lm / "tokenizer.json").read_text())
+    words = state["model"]["vocab"]
+    changed = list(words)[-count:]
+    state["model"]["vocab"] = {
+        f"own {word}" if word in changed else word: row for word, row in words.items()
+    }
+    (lm / "tokenizer.json").write_text(json.dumps(state))
+    return lm
+
+
+def test_what_is_amiss_between_the_models_is_said_whatever_the_command(
+    run, folders, pairs, tmp_path
+):
+    lm = renamed(save_lm(tmp_path / "lm", 3), 80)
+    config = json.loads((lm / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 5e5}
+    (lm / "config.json").write_text(json.dumps(config))
+    models = [f"--rm={folders['rm']}", f"--lm=math={lm}", "--device=cpu"]
+    theirs = [f"--lm=code={folders['padded']}"]  # one more token: nothing amiss
+    for command in (
+        ["score", pairs],
+        ["sweep", pairs, "--lam=0,1", f"--out={tmp_path / 'sweep'}"],
+        ["merge", f"--out={tmp_path / 'merged'}"],
+    ):
+        result = run(*command, *models, *theirs)
+        assert result.exit_code == 0, result.output
+        said = [n for n in result.stderr.splitlines() if n.startswith("Warning: ")]
+        assert len(said) == 2, result.stderr
+        assert "rope_theta" in said[0] and "'math'" in said[0]
+        assert "'math' lacks 80 of the reward model's 262 tokens" in said[1]
+        assert "80 of its own are appended" in said[1]
+    inspected = run("inspect", *models, *theirs).stdout
+    assert all(warning in inspected for warning in said)
+    assert "tokens appended: own " in result.stdout and "and 73 more" in result.stdout
+
+
 def test_sweep_and_score_agree(run, source, pairs, tmp_path):
     run("sweep", pairs, *source, "--lam=0,0.4", f"--out={tmp_path}", "--share=math=1")
     scored = run("score", pairs, *source, "--lam=0.4", "--share=math=1").stdout

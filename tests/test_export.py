@@ -349,6 +349,9 @@ def test_the_command_says_where_it_wrote_and_how_to_load_it(folders, tmp_path):
     assert result.exit_code == 0, result.output
     assert str(out) in result.stdout and "from_pretrained" in result.stdout
     assert "[PAD]" in result.stdout and result.stderr == ""
+    assert "score.weight kept" in result.stdout
+    heads = "left out: lm_head.weight of math, lm_head.weight of code;"
+    assert heads in result.stdout
     assert stored(out)[HEAD].dtype == torch.bfloat16
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 1
@@ -367,6 +370,10 @@ def test_a_value_heads_constant_is_left_out_and_said(folders, tmp_path):
     written = export(family, recipe, tmp_path / "out", "float32")
     assert written.left_out == ("score.bias",)
     assert "score.bias" in (tmp_path / "out" / "README.md").read_text()
+    command = ["merge", f"--rm={rm}", f"--lm=math={folders['plain']}"]
+    said = CliRunner().invoke(app, [*command, f"--out={tmp_path / 'told'}"]).stdout
+    heads = "score.bias, lm_head.weight of the reward model, lm_head.weight of math;"
+    assert f"left out: {heads}" in said
     engine = Engine.load(family, device="cpu", dtype="float32")
     tokens = tokenise(engine, "Hi", ["Hello"]).sequences[0]
     live = rewards(engine, recipe, [tokenise(engine, "Hi", ["Hello"])])[0][0]

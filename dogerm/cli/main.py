@@ -33,10 +33,13 @@ from dogerm.cli.options import (
     quantised_of,
     read_mergekit,
     recipe_of,
+    warn,
 )
 from dogerm.cli.terminal import (
     counts,
+    few,
     group,
+    left_out,
     output,
     print_inspection,
     print_speed,
@@ -417,13 +420,14 @@ def merge(
         )
     quieten()
     with progress("Writing") as advance:
-        written = export(models, recipe, out, dtype, device, on_progress=advance)
-    tokens = ", ".join(written.appended) or "none"
+        written = export(
+            models, recipe, out, dtype, device, on_progress=advance, on_fit=warn
+        )
     known = "" if written.tokens_added else ", unknown to the tokenizer"
     print(
         f"Wrote {out}: {size_text(written.nbytes)} in {len(written.files)} file(s); "
         f"{len(written.merged)} parameters merged, {', '.join(written.kept)} kept, "
-        f"tokens appended: {tokens}{known}."
+        f"left out: {left_out(written)}; tokens appended: {few(written.appended)}{known}."
     )
     if push:
         print(f"Uploaded: {push_to_hub(out, push)}")

@@ -14,6 +14,7 @@ from dogerm.cli.terminal import quieten, say, stderr_console
 
 if TYPE_CHECKING:
     from dogerm.anatomy import Anatomy
+    from dogerm.checkpoint import Compatibility
     from dogerm.engine import Engine
     from dogerm.family import Family
     from dogerm.quantised import Quantised
@@ -227,11 +228,18 @@ def engine_of(
     console = stderr_console()
     with console.status(f"Loading {family.name} …"):
         engine = Engine.load(family, device, dtype, quantised, parent)
+    warn(engine.fit)
     if quantised:
         with console.status(f"Comparing {quantised} with {engine.plan.dtype}, once …"):
             agrees = agreement_words(engine)
         say(f"{agrees}.")
     return engine
+
+
+def warn(fit: Compatibility) -> None:
+    """What is amiss between the models that is no error, a line each on standard error."""
+    for warning in fit.warnings:
+        say(f"Warning: {warning}")
 
 
 def _named(items: Sequence[str] | None, option: str) -> dict[str, str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dogerm.benchmarks.report import Metric
     from dogerm.benchmarks.results import Results
     from dogerm.benchmarks.run import Progress
+    from dogerm.export import Export
     from dogerm.inspection import Inspection
     from dogerm.method_speed import MethodSpeed
     from dogerm.rows import Tokenised
@@ -176,6 +177,23 @@ def counts(tokens: Tokenised) -> str:
     if tokens.cut:
         text += f", {tokens.cut} conversations cut"
     return text
+
+
+def few(names: Sequence[str], most: int = 8) -> str:
+    """Names one after another, the first of many with how many more there are; or none."""
+    rest = len(names) - most
+    return (
+        ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "") or "none"
+    )
+
+
+def left_out(written: Export) -> str:
+    """The tensors of each source that the checkpoint has no place for, in words."""
+    ours = (*written.left_out, *written.unplaced.get("rm", ()))
+    own = {"rm": ours} | {m: n for m, n in written.unplaced.items() if m != "rm"}
+    called = {"rm": "the reward model"}
+    parts = (f"{few(n, 3)} of {called.get(m, m)}" for m, n in own.items() if n)
+    return ", ".join(parts) or "nothing"
 
 
 def _forget_output() -> None:

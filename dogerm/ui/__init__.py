@@ -82,6 +82,9 @@ def serve(
     # What a ZeroGPU worker does not find on the GPU would have to be moved at every call.
     keep = "device" if os.environ.get("SPACES_ZERO_GPU") else None
     engine = Engine.load(family, device, dtype, quantised, keep=keep)
+    if block:
+        for warning in engine.fit.warnings:
+            print(f"Warning: {warning}", file=sys.stderr)
     limits = PUBLIC if public else LOCAL
     host = host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     local = host in ("127.0.0.1", "localhost", "::1") and not (share or public)
