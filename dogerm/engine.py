@@ -27,7 +27,7 @@ from dogerm.merge import check_method
 from dogerm.plan import WORDS, Place, Plan, make_plan, require
 from dogerm.quantised import Quantised
 from dogerm.recipe import Recipe
-from dogerm.sources import Sources, merge, open_models
+from dogerm.sources import Sources, Tensors, merge, open_models
 from dogerm.threads import FairLock, in_threads
 
 # Below this size a second thread costs more in waiting than it gives in work,
@@ -247,6 +247,8 @@ class Engine:
         Raises:
             RecipeError: the method, a share's LM, a layer or a part is not there. Nothing
                 is touched then.
+            CheckpointError: a source of the merge holds NaN or infinity; names the tensor.
+                The next recipe is merged anew.
         """
         check_method(recipe, parent=PARENT in self.sources.lms)
         self.fit.anatomy.check(recipe)
@@ -278,8 +280,7 @@ class Engine:
         with ThreadPoolExecutor(1) as reader:
 
             def start(name: str) -> Future:
-                device = self.slots[name].device
-                return reader.submit(self.sources.fetch, name, recipe, device)
+                return reader.submit(self._fetch, name, recipe)
 
             coming = start(names[0])
             for name, after in zip(names, [*names[1:], None]):
@@ -295,7 +296,13 @@ class Engine:
         return self.device.type != "cpu" and self.plan.place != "device"
 
     def _write(self, name: str, recipe: Recipe) -> None:
-        self.slots[name].write(lambda out: self.sources.merge_into(out, name, recipe))
+        self.slots[name].write(lambda out: merge(out, name, self._fetch(name, recipe)))
+
+    def _fetch(self, name: str, recipe: Recipe) -> Tensors:
+        """What a merge of a parameter reads, found to be numbers."""
+        given = self.sources.fetch(name, recipe, self.slots[name].device)
+        self.sources.check(name, given)
+        return given
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:

@@ -145,8 +145,6 @@ def rewards(
                 budget //= 2
     table = [[row[text] for text in item.sequences] for row, item in zip(found, items)]
     if not all(math.isfinite(reward) for row in table for reward in row):
-        if sentence := engine.sources.find_not_finite(recipe):
-            raise CheckpointError(sentence)
         raise InputError(
             f"a reward under {recipe} is not a finite number, though the weights of "
             f"{engine.family.name!r} are: they overflow in {engine.dtype}. "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dogerm.checkpoint import PARENT, Checkpoint, Compatibility, aligned_tables
+from dogerm.errors import CheckpointError
 from dogerm.family import Family
 from dogerm.hub import check_space
 from dogerm.live import Slot
@@ -56,6 +57,9 @@ class Sources:
     ):
         self.rm, self.lms, self.fit = rm, lms, fit
         self._held: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
+        self._numbers: set[tuple[str, str]] = (
+            set()
+        )  # models and parameters found finite
         if place == "mapped":
             return
         for name in (*fit.merged, *fit.kept):
@@ -86,18 +90,34 @@ class Sources:
         lms = {} if name in self.fit.kept else self.lms
         return self.rm.read(name), {n: lm.read(name) for n, lm in lms.items()}
 
-    def find_not_finite(self, recipe: Recipe) -> str | None:
-        """A sentence on the first tensor with NaN or infinity among the recipe's sources."""
-        lms = recipe.shares if recipe.lam else {}
-        for checkpoint in (self.rm, *(self.lms[name] for name in lms)):
-            for name in (*self.fit.merged, *self.fit.kept):
-                if name in checkpoint.tensors:
-                    wrong = (~checkpoint.read(name).isfinite()).sum().item()
-                    if wrong:
-                        return (
-                            f"{checkpoint.name}: {name} in {checkpoint.tensors[name].file} "
-                            f"holds {wrong} values that are NaN or infinite."
-                        )
+    def check(self, name: str, given: Tensors) -> None:
+        """Look through what `fetch` gave for a parameter, each model's the first time only.
+
+        A merge is about to read those tensors, so that this comes to a second pass in
+        memory, once; later merges look up that it was done.
+
+        Raises:
+            CheckpointError: a source of the parameter holds NaN or infinity.
+        """
+        read = zip(given.recipe.shares, given.lms)  # no LMs where none is merged
+        for model, tensor in [("", given.rm), (PARENT, given.parent), *read]:
+            if tensor is None or (model, name) in self._numbers:
+                continue
+            # The sum of NaN or infinity and whatever else is neither finite; that of
+            # finite values may overflow, which the stored ones then show.
+            if not tensor.sum().isfinite() and (sentence := self._not_finite(name)):
+                raise CheckpointError(sentence)
+            self._numbers.add((model, name))
+
+    def _not_finite(self, name: str) -> str | None:
+        """A sentence on the first model whose parameter holds NaN or infinity, if one does."""
+        lms = () if name in self.fit.kept else self.lms.values()
+        for checkpoint in (self.rm, *lms):
+            if wrong := int((~checkpoint.read(name).isfinite()).sum()):
+                return (
+                    f"{checkpoint.name}: {name} in {checkpoint.tensors[name].file} holds "
+                    f"{wrong} value{'s' if wrong > 1 else ''} of NaN or infinity."
+                )
         return None
 
     def merge_into(self, out: Tensor, name: str, recipe: Recipe) -> None:

@@ -24,6 +24,7 @@ from dogerm.scoring import score
 from dogerm.ui.studio import Studio
 
 NAME = "model.layers.1.mlp.up_proj.weight"
+TABLE = "model.embed_tokens.weight"
 GROUP = [("What is a prime?", ["Seven, for one.", "Nine"])]
 RECIPE = Recipe(0.4, {"math": 2, "code": 1})
 
@@ -43,6 +44,11 @@ def with_value(value: float):
         rewritten(lm, put)
 
     return change
+
+
+def with_nan_for_a_token(rm, lm):
+    """In a row of the embedding table that no text here reads."""
+    rewritten(lm, lambda tensors: tensors[TABLE][200].fill_(math.nan))
 
 
 def rm_with_nan(rm, lm):
@@ -141,6 +147,7 @@ WRONG = {
     "no tensor": (without_a_tensor, [NAME, "missing in 'math'"]),
     "nan": (with_value(math.nan), ["math", NAME, "lm/model.safetensors", "3 values"]),
     "inf": (with_value(-math.inf), ["math", NAME, "lm/model.safetensors", "3 values"]),
+    "unread nan": (with_nan_for_a_token, ["math", TABLE, "lm/model.saf", "32 values"]),
     "rm nan": (rm_with_nan, ["the reward model", "score.weight", "32 values"]),
     "shape": (of_another_shape, ["gate_proj", "(64, 32)", "(96, 32)"]),
     "vocabulary": (of_another_vocabulary, ["'math'", "0 of the reward model's 262"]),

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from conftest import llama_config, save_lm, save_rm
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForSequenceClassification, LlamaForCausalLM
 
 from dogerm.checkpoint import Checkpoint, compare
@@ -17,6 +18,7 @@ from dogerm.recipe import Recipe
 
 HEAD = "score.weight"
 EMBEDDING = "model.embed_tokens.weight"
+HIDDEN = "model.layers.1.mlp.up_proj.weight"
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
@@ -173,15 +175,15 @@ def test_nothing_is_touched_by_a_recipe_that_cannot_be_meant(engine):
 
 def test_a_merge_cut_short_does_not_pass_for_a_finished_one(engine, monkeypatch):
     recipe = Recipe(0.15, {"math": 1})
-    merge_into, calls = engine.sources.merge_into, []
+    fetch, calls = engine.sources.fetch, []
 
     def failing(*arguments):
         calls.append(arguments)
         if len(calls) == 3:
             raise OSError("the disk went away")
-        merge_into(*arguments)
+        return fetch(*arguments)
 
-    monkeypatch.setattr(engine.sources, "merge_into", failing)
+    monkeypatch.setattr(engine.sources, "fetch", failing)
     with pytest.raises(OSError, match="went away"):
         engine.apply(recipe)
     assert engine.recipe is None
@@ -301,3 +303,53 @@ def test_families_compared_in_several_threads_leave_torch_as_it_was(family):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(look, range(16)))
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("keep", ["device", "mapped"])
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_value_that_is_no_number_never_becomes_live(
+    folders, tmp_path, monkeypatch, keep, streams
+):
+    monkeypatch.setattr(Engine, "_streams", property(lambda engine: streams))
+    lm = save_lm(tmp_path / "lm", 5, extra=["[OWN]"])
+    tensors = weights(lm)
+    tensors[EMBEDDING][200, 4:6] = torch.tensor([float("-inf"), float("nan")])
+    save_file(tensors, lm / "model.safetensors", metadata={"format": "pt"})
+    bad = Family.of(folders["rm"], {"good": folders["plain"], "bad": lm})
+    engine = Engine.load(bad, "cpu", "float32", keep=keep)
+    wanted = {}
+    for recipe in (Recipe(0, {"good": 1}), Recipe(0.4, {"good": 1})):
+        engine.apply(recipe)
+        wanted[recipe] = live(engine)
+    for _ in range(2):
+        with pytest.raises(CheckpointError) as caught:
+            engine.apply(Recipe(0.01, {"good": 1, "bad": 0.01}))
+        for part in ("bad: ", EMBEDDING, str(lm / "model.safetensors"), "2 values"):
+            assert part in str(caught.value)
+        for recipe, whole in wanted.items():
+            engine.apply(recipe)
+            assert live(engine) == whole
+
+
+def test_weights_whose_sum_overflows_are_numbers_all_the_same(folders, tmp_path):
+    lm = save_lm(tmp_path / "lm", 5)
+    tensors = weights(lm)
+    tensors[HIDDEN].fill_(6e4)
+    save_file(tensors, lm / "model.safetensors", metadata={"format": "pt"})
+    engine = Engine.load(Family.of(folders["rm"], {"large": lm}), "cpu", keep="mapped")
+    engine.apply(Recipe(1, {"large": 1}))
+    assert engine.model.get_parameter(HIDDEN).eq(6e4).all()
+
+
+def test_weights_are_looked_through_once(family):
+    engine = Engine.load(family, "cpu", "float32")
+
+    def sums(recipe: Recipe) -> int:
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            engine.apply(recipe)
+        return sum(event.name == "aten::sum" for event in seen.events())
+
+    assert sums(Recipe(0.3, {"math": 1})) == len(engine.fit.merged)
+    assert sums(Recipe(0.3, {"math": 1, "code": 1})) == len(engine.fit.merged)
+    for lam in (0, 0.5, 1):
+        assert sums(Recipe(lam, {"math": 1, "code": 2})) == 0
