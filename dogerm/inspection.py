@@ -1,4 +1,7 @@
-"""What a family is made of and whether it fits together and into memory; reads no weights."""
+"""What a family is made of and whether it fits together and into memory; reads no weights.
+
+But for timing a disk that a merge would wait for: `Plan.merge_seconds` reads part of a file.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from dogerm.errors import CheckpointError, CheckpointMismatch
 from dogerm.family import Family
 from dogerm.hub import is_here
 from dogerm.live import devices_named, live_dtype
-from dogerm.plan import WORDS, Plan, make_plan, shortage, size_text
+from dogerm.plan import WORDS, Plan, make_plan, seconds_text, shortage, size_text
 from dogerm.provenance import described
 from dogerm.quantised import Quantised
 
@@ -183,12 +186,15 @@ def in_words(found: Inspection) -> list[str]:
         parent = " with the parent"
     elif found.parent:
         parent = f" ({size_text(found.parent.nbytes)} more with the parent)"
+    seconds = plan.merge_seconds()
+    time = (
+        "as fast as the disk" if seconds is None else f"about {seconds_text(seconds)}"
+    )
     memory = (
         f"Memory on {plan.device}: {size_text(plan.needed)} of {size_text(plan.free)} free. "
         f"Live model {size_text(plan.live)} in {weights}; sources "
         f"{size_text(plan.sources)}{parent}, {WORDS[plan.place]}; batches of "
-        f"{plan.batch_tokens:,} tokens. One merge waits for {plan.bottleneck}: about "
-        f"{plan.merge_seconds() * 1e3:.3g} ms."
+        f"{plan.batch_tokens:,} tokens. One merge waits for {plan.bottleneck}: {time}."
     )
     spread = [
         f"On {part.device}: {size_text(part.needed(plan.place == 'device'))} of "

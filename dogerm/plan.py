@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from io import RawIOBase
 from itertools import accumulate
 from math import ceil
+from pathlib import Path
 from typing import Any, Literal
 
 import psutil
@@ -29,6 +33,9 @@ MARGIN = 0.95
 # Padded tokens in one forward pass: as many as fit, within these bounds.
 MIN_BATCH_TOKENS = 2048
 MAX_BATCH_TOKENS = {"cpu": 8192, "cuda": 32768}
+# What is read of a file to time its disk, at most: so many bytes, or seconds.
+DISK_BYTES = 256 << 20
+DISK_SECONDS = 1.0
 WORDS = {
     "device": "held on the device",
     "pinned": "held in pinned host memory",
@@ -98,6 +105,8 @@ class Plan:
         place: where the sources live.
         parts: of each device, in the order of the model's layers.
         blocks: the device of each part of the model that stays together; empty with one.
+        host: bytes free in host memory, before loading.
+        file: the largest of the sources' files.
         advice: what would fit, when this does not.
     """
 
@@ -107,6 +116,8 @@ class Plan:
     place: Place
     parts: tuple[Part, ...]
     blocks: Mapping[str, str] = field(default_factory=dict)
+    host: int = 0
+    file: Path | None = None
     advice: tuple[str, ...] = ()
 
     def device_of(self, name: str) -> torch.device:
@@ -154,40 +165,55 @@ class Plan:
         return all(part.needed(held) <= part.free for part in self.parts)
 
     @property
+    def reads_the_disk(self) -> bool:
+        """Whether the sources are read from it at every merge: free memory does not keep them."""
+        beside = self.needed if self.kind == "cpu" else 0
+        return self.place == "mapped" and self.sources > self.host - beside
+
+    @property
     def bottleneck(self) -> str:
         """What a merge waits for."""
-        if self.place == "device" or self.kind == "cpu":
-            return f"memory of {self.device}"
-        return "the link from host to device" + (
-            ", and the disk until the files are cached"
-            if self.place == "mapped"
-            else ""
-        )
+        if self.reads_the_disk:
+            return "the disk, as free memory does not hold the sources"
+        own = self.place == "device" or self.kind == "cpu"
+        first = f"memory of {self.device}" if own else "the link from host to device"
+        cached = ", and the disk until the files are cached"
+        return first + (cached if self.place == "mapped" else "")
 
-    def merge_seconds(self) -> float:
+    def merge_seconds(self) -> float | None:
         """Expected time of one merge, from this machine's bandwidth, measured now.
 
-        Mapped files are taken to be in the file cache. GPUs merge at the same time, but
-        read from one host memory.
+        None where the disk decides and cannot be timed. Mapped files that free memory
+        can hold are taken to be in the file cache. GPUs merge at the same time, but read
+        from one host memory.
         """
-        rates = [torch.device(part.device) for part in self.parts]
+        if not self.reads_the_disk:
+            return self._moving_seconds()
+        rate = _disk_rate(self.file)
+        return max(self.sources / rate, self._moving_seconds()) if rate else None
+
+    def _moving_seconds(self) -> float:
+        """Of one merge whose sources are in memory."""
+        devices = [torch.device(part.device) for part in self.parts]
         if self.place != "device" and self.kind == "cuda":
-            return self.sources / _link_rate(rates[0], self.place == "pinned")
+            return self.sources / _link_rate(devices[0], self.place == "pinned")
         return max(
             part.merge_bytes / _copy_rate(device)
-            for part, device in zip(self.parts, rates)
+            for part, device in zip(self.parts, devices)
         )
 
     def to_json(self) -> dict[str, Any]:
         names = ("live", "sources", "free", "merge_bytes", "needed", "batch_tokens")
+        seconds = self.merge_seconds()
         extra = {name: getattr(self, name) for name in names} | {
             "largest": max(part.largest for part in self.parts),
             "token_bytes": max(part.token_bytes for part in self.parts),
             "fits": self.fits,
             "bottleneck": self.bottleneck,
-            "merge_seconds": round(self.merge_seconds(), 4),
+            "merge_seconds": None if seconds is None else round(seconds, 4),
         }
         own = asdict(self)
+        del own["file"]
         held = own.pop("quantised")
         asked = {"load_in_8bit": held == "int8", "load_in_4bit": held == "nf4"}
         return own | asked | extra
@@ -261,6 +287,8 @@ def _chosen(rm, lms, fit, choices, dtype, quantised, free, place) -> Plan:
                     rm, len(lms) + 1, dtype, sizes, devices, where, free, kept
                 ),
                 blocks=where if devices[1:] else {},
+                host=int(free.host * MARGIN),
+                file=_largest_file([rm, *lms.values()]),
             )
             if plan.fits:
                 return plan
@@ -365,6 +393,20 @@ def size_text(nbytes: int) -> str:
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
 
 
+def seconds_text(seconds: float) -> str:
+    """A time for people: 635 ms, 6.4 s."""
+    return f"{seconds:.1f} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"
+
+
+def _largest_file(models: Iterable[Checkpoint]) -> Path:
+    """The one that holds most of the weights."""
+    sizes: Counter[Path] = Counter()
+    for model in models:
+        for info in model.tensors.values():
+            sizes[info.file] += info.nbytes
+    return max(sizes, key=sizes.__getitem__)
+
+
 def _advice(
     rm: Checkpoint,
     lms: Mapping[str, Checkpoint],
@@ -419,6 +461,48 @@ def _link_rate(device: torch.device, pinned: bool) -> float:
     source = source.pin_memory() if pinned else source
     target = torch.empty_like(source, device=device)
     return source.numel() / _fastest(lambda: target.copy_(source), device)
+
+
+@cache
+def _disk_rate(file: Path) -> float | None:
+    """Bytes per second that the file is read with from its disk; None if that cannot be told.
+
+    It cannot where the file has holes, which no disk holds, and where the system cannot
+    forget what it has of the file in memory, which would be timed instead.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return None
+    try:
+        with file.open("rb", buffering=0) as opened:
+            stat = os.fstat(opened.fileno())
+            size = min(stat.st_size, DISK_BYTES)
+            if stat.st_blocks * 512 < 0.9 * stat.st_size:
+                return None
+            os.posix_fadvise(opened.fileno(), 0, size, os.POSIX_FADV_DONTNEED)
+            if _is_in_memory(opened.fileno(), size // 2):
+                return None
+            return _read_rate(opened, size)
+    except OSError:
+        return None
+
+
+def _is_in_memory(file: int, place: int) -> bool:
+    """Whether a byte of an open file can be had without waiting for its disk."""
+    try:
+        return os.preadv(file, [bytearray(1)], place, os.RWF_NOWAIT) > 0
+    except OSError:  # it would have to wait; or the file system does not say
+        return False
+
+
+def _read_rate(file: RawIOBase, size: int) -> float:
+    """Bytes per second of reading that many from the file's beginning, or for DISK_SECONDS."""
+    piece, done = bytearray(min(8 << 20, size)), 0
+    started = time.perf_counter()
+    seconds = 0.0
+    while done < size and seconds < DISK_SECONDS and (got := file.readinto(piece)):
+        done += got
+        seconds = time.perf_counter() - started
+    return done / seconds
 
 
 def _fastest(action, device: torch.device) -> float:

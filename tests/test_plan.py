@@ -1,6 +1,7 @@
 """Where weights would live, for machines this one is not."""
 
 import json
+import os
 import shutil
 from collections import Counter
 
@@ -10,11 +11,13 @@ from conftest import byte_tokenizer
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig
 
+from dogerm import plan as planning
 from dogerm import sources, weights
 from dogerm.checkpoint import Checkpoint, compare
 from dogerm.engine import Engine
 from dogerm.errors import DeviceError, OutOfMemory
 from dogerm.family import Family
+from dogerm.inspection import in_words, inspect
 from dogerm.live import devices_named
 from dogerm.plan import (
     MARGIN,
@@ -23,6 +26,7 @@ from dogerm.plan import (
     block_of,
     make_plan,
     require,
+    seconds_text,
 )
 from dogerm.quantised import LinearNf4
 from dogerm.recipe import Recipe
@@ -160,6 +164,83 @@ def test_the_expected_merge_time_is_bytes_over_this_machines_rate(engine):
     plan = engine.plan
     assert 0 < plan.merge_seconds() < 1
     assert plan.to_json()["bottleneck"] == "memory of cpu"
+
+
+def spoken(folders, monkeypatch, plan) -> str:
+    monkeypatch.setattr("dogerm.inspection.make_plan", lambda *given, **more: plan)
+    family = Family.of(folders["rm"], {"math": folders["plain"]})
+    return in_words(inspect(family, "cpu"))[1]
+
+
+def test_a_merge_whose_sources_free_memory_does_not_keep_waits_for_the_disk(
+    seven_billion, folders, monkeypatch
+):
+    plan = plan_for(seven_billion, 0, 50, CPU, torch.bfloat16)
+    assert plan.fits and plan.place == "mapped" and plan.bottleneck.startswith("the di")
+    # Those files are holes, which no disk holds: nobody can time it.
+    assert plan.merge_seconds() is None
+    assert plan.to_json()["merge_seconds"] is None
+    json.dumps(plan.to_json())
+    words = spoken(folders, monkeypatch, plan)
+    assert "waits for the disk" in words and words.endswith(": as fast as the disk.")
+    asked = []
+    monkeypatch.setattr(planning, "_disk_rate", lambda file: asked.append(file) or 5e8)
+    assert plan.merge_seconds() == pytest.approx(plan.sources / 5e8)
+    assert spoken(folders, monkeypatch, plan).endswith(": about 79.3 s.")
+    assert {file.name for file in asked} == {"model.safetensors"}
+
+
+def test_mapped_sources_that_free_memory_keeps_wait_for_it(seven_billion, monkeypatch):
+    monkeypatch.setattr(planning, "_disk_rate", None)  # is not asked
+    monkeypatch.setattr(planning, "_copy_rate", lambda device: 5e10)
+    # 13.2 GB live and 39.7 GB of sources, in 95% of what is free.
+    plan = plan_for(seven_billion, 0, 60, CPU, torch.bfloat16)
+    assert "memory of cpu" in plan.bottleneck and "until" in plan.bottleneck
+    assert plan.merge_seconds() == pytest.approx(4 * 13.2 * GB / 5e10, rel=0.01)
+
+
+def test_the_disk_decides_on_a_gpu_too_whose_host_cannot_keep_the_sources(
+    seven_billion,
+):
+    assert "the disk, as" in plan_for(seven_billion, 24, 30).bottleneck
+    assert plan_for(seven_billion, 24, 30).merge_seconds() is None
+    roomy = Free(100 * GB, {str(CUDA): 24 * GB})
+    settings = {"free": roomy, "place": "mapped"}
+    plan = make_plan(*seven_billion, [(CUDA,)], torch.float16, **settings)
+    assert plan.bottleneck.startswith("the link") and "until" in plan.bottleneck
+
+
+def test_a_disk_is_timed_on_its_own_file_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "DISK_BYTES", 1 << 20)
+    monkeypatch.setattr(planning, "_is_in_memory", lambda *given: False)
+    file, hole = tmp_path / "file", tmp_path / "hole"
+    file.write_bytes(bytes(range(256)) * 8192)
+    os.sync()
+    with hole.open("wb") as opened:
+        opened.truncate(2 << 20)
+    forgotten = []
+    forget = os.posix_fadvise
+
+    def forgetting(handle, start, size, advice):
+        forgotten.append((os.readlink(f"/proc/self/fd/{handle}"), start, size, advice))
+        forget(handle, start, size, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", forgetting)
+    assert planning._disk_rate(file) > 0
+    assert forgotten == [(str(file), 0, 1 << 20, os.POSIX_FADV_DONTNEED)]
+    assert planning._disk_rate(hole) is None
+    assert planning._disk_rate(tmp_path / "nothing") is None
+    planning._disk_rate.cache_clear()
+    monkeypatch.setattr(planning, "_is_in_memory", lambda *given: True)
+    assert planning._disk_rate(file) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0635, "63.5 ms"), (0.9999, "1.0 s"), (6.35, "6.3 s"), (635.04, "635.0 s")],
+)
+def test_times_read_as_milliseconds_or_seconds(seconds, words):
+    assert seconds_text(seconds) == words
 
 
 def test_what_is_planned_is_what_is_loaded(engine, family):
