@@ -274,6 +274,7 @@ class Compatibility:
             `rm` for those of the reward model's own file, if any.
         embedding: name of the embedding table, which `vocabulary` aligns.
         anatomy: the layer and part of every merged parameter.
+        linear: the weights of the backbone's linear layers, which alone are quantised.
         warnings: sentences on settings that differ and should not.
     """
 
@@ -283,6 +284,7 @@ class Compatibility:
     embedding: str
     vocabulary: Vocabulary
     anatomy: Anatomy
+    linear: frozenset[str]
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -332,6 +334,11 @@ def compare(rm: Checkpoint, lms: Mapping[str, Checkpoint]) -> Compatibility:
         embedding=embedding,
         vocabulary=vocabulary,
         anatomy=dissect(model),
+        linear=frozenset(
+            f"{name}.weight"
+            for name, part in model.named_modules()
+            if isinstance(part, nn.Linear) and name.startswith(_body(model))
+        ),
         warnings=(*warnings, *_lacking(rm, vocabulary, embedding)),
     )
 

@@ -19,7 +19,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from dogerm.checkpoint import PARENT, Checkpoint, Compatibility, compare, head_of
-from dogerm.errors import OutOfMemory
+from dogerm.errors import CheckpointError, OutOfMemory
 from dogerm.family import Family, RewardAt
 from dogerm.hub import is_here
 from dogerm.live import Slot, build, devices_named, live_dtype
@@ -29,6 +29,7 @@ from dogerm.quantised import Quantised
 from dogerm.recipe import Recipe
 from dogerm.sources import Sources, Tensors, merge, open_models
 from dogerm.threads import FairLock, in_threads
+from dogerm.weights import one_line
 
 # Below this size a second thread costs more in waiting than it gives in work,
 # most of all when other programs want the cores too.
@@ -178,7 +179,23 @@ class Engine:
         if plan.kind == "cpu" and engine.size < ONE_THREAD_PARAMETERS:
             torch.set_num_threads(1)
         engine.apply(family.recipe(lam=0))
+        if plan.quantised:
+            engine._check_codes()
         return engine
+
+    def _check_codes(self) -> None:
+        """CheckpointError where the model's own layers read weights that are codes now.
+
+        Some, of state-space models mostly, pass a linear layer by and take its weight.
+        """
+        try:
+            self.along([0, 1])
+        except (RuntimeError, TypeError) as error:
+            raise CheckpointError(
+                f"a {self.model.config.model_type} model cannot be held in "
+                f"{self.plan.quantised}: its layers read weights that are codes then "
+                f"({one_line(error)}) Load it in 16 bits, with --dtype bfloat16."
+            ) from None
 
     @property
     def recipe(self) -> Recipe | None:

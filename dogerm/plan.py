@@ -303,7 +303,7 @@ def _sizes(rm, lms, fit, dtype, quantised) -> dict[str, _Size]:
         if name == fit.embedding:
             shape = (fit.vocabulary.size, *shape[1:])
         numel = torch.Size(shape).numel()
-        codes = quantised and _is_linear(name, shape, fit)
+        codes = quantised and name in fit.linear
         each = QUANTISATIONS[quantised].weight_bytes if codes else dtype.itemsize
         models = (rm, *lms.values()) if name in fit.merged else (rm,)
         stored = sum(numel * model.tensors[name].dtype.itemsize for model in models)
@@ -428,10 +428,6 @@ def _advice(
         if plan.fits:
             found.append(f"{option} would need {size_text(plan.needed)}.")
     return tuple(found) or ("Nothing smaller would fit: free some memory.",)
-
-
-def _is_linear(name: str, shape: tuple[int, ...], fit: Compatibility) -> bool:
-    return name in fit.merged and name != fit.embedding and len(shape) == 2
 
 
 def _token_bytes(rm: Checkpoint, dtype: torch.dtype, layers: int) -> int:

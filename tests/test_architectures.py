@@ -242,3 +242,27 @@ def test_an_expert_that_is_not_there_is_one_sentence(tmp_path):
     save_file(found, lm / "model.safetensors")
     with pytest.raises(CheckpointError, match="math.*gate_up_proj.*cannot be read"):
         Engine.load(Family.of(rm, {"math": lm}), "cpu", "float32")
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mixtral", "gpt_neox"])
+@pytest.mark.parametrize("held", ["int8", "nf4"])
+def test_a_plan_counts_as_codes_what_is_held_as_codes(kind, held, tmp_path):
+    """GPT-2 has no linear layers in torch's sense, Mixtral's experts are in one tensor."""
+    pytest.importorskip("bitsandbytes")
+    rm, lm, _ = pair(kind, tmp_path)
+    family = Family.of(rm, {"math": lm})
+    engine = Engine.load(family, "cpu", "float32", held)
+    live = sum(parameter.nbytes for parameter in engine.model.parameters())
+    whole = Engine.load(family, "cpu", "float32").plan.live
+    assert engine.plan.live == pytest.approx(live, rel=0.05)
+    assert (engine.plan.live == whole) == (kind == "gpt2")
+
+
+@pytest.mark.parametrize("held", ["int8", "nf4"])
+def test_layers_that_read_their_weights_themselves_are_not_held_as_codes(
+    held, tmp_path
+):
+    pytest.importorskip("bitsandbytes")
+    rm, lm, _ = pair("jamba", tmp_path)
+    with pytest.raises(CheckpointError, match=f"jamba.* cannot be held in {held}"):
+        Engine.load(Family.of(rm, {"math": lm}), "cpu", "float32", held)
