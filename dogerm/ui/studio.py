@@ -212,4 +212,8 @@ def _table(rows: list[tuple[str, ...]]) -> str:
         return f'<tr><th scope="row">{head}</th>{own}</tr>'
 
     body = "".join(cells(row, "td") for row in rows[1:])
-    return f"<table><thead>{cells(rows[0], 'th')}</thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead>{cells(rows[0], 'th')}</thead><tbody>{body}</tbody></table>"
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="The models compared">'
+        f"{table}</div>"
+    )
