@@ -12,7 +12,7 @@ demo: .venv/installed
 	$(BIN)/python -m dogerm demo
 
 test: .venv/tested .venv/browser
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: .venv/tested
 	$(BIN)/ruff check .
