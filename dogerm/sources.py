@@ -57,9 +57,7 @@ class Sources:
     ):
         self.rm, self.lms, self.fit = rm, lms, fit
         self._held: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
-        self._numbers: set[tuple[str, str]] = (
-            set()
-        )  # models and parameters found finite
+        self._finite: set[tuple[str, str]] = set()  # (model, parameter) looked through
         if place == "mapped":
             return
         for name in (*fit.merged, *fit.kept):
@@ -101,13 +99,13 @@ class Sources:
         """
         read = zip(given.recipe.shares, given.lms)  # no LMs where none is merged
         for model, tensor in [("", given.rm), (PARENT, given.parent), *read]:
-            if tensor is None or (model, name) in self._numbers:
+            if tensor is None or (model, name) in self._finite:
                 continue
             # The sum of NaN or infinity and whatever else is neither finite; that of
             # finite values may overflow, which the stored ones then show.
             if not tensor.sum().isfinite() and (sentence := self._not_finite(name)):
                 raise CheckpointError(sentence)
-            self._numbers.add((model, name))
+            self._finite.add((model, name))
 
     def _not_finite(self, name: str) -> str | None:
         """A sentence on the first model whose parameter holds NaN or infinity, if one does."""
