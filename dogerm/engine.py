@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
-from dogerm.checkpoint import PARENT, Checkpoint, Compatibility, compare, head_of
+from dogerm.checkpoint import Checkpoint, head_of
+from dogerm.compatibility import Compatibility, compare
 from dogerm.errors import CheckpointError, OutOfMemory
-from dogerm.family import Family, RewardAt
+from dogerm.family import PARENT, Family, RewardAt
 from dogerm.hub import is_here
 from dogerm.live import Slot, build, devices_named, live_dtype
 from dogerm.merge import check_method

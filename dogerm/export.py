@@ -21,15 +21,10 @@ from torch import Tensor
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from dogerm.card import card, record
-from dogerm.checkpoint import (
-    PARENT,
-    Checkpoint,
-    Compatibility,
-    compare,
-    empty_reward_model,
-)
+from dogerm.checkpoint import Checkpoint, empty_reward_model
+from dogerm.compatibility import Compatibility, compare
 from dogerm.errors import CheckpointError
-from dogerm.family import Family, RewardAt
+from dogerm.family import PARENT, Family, RewardAt
 from dogerm.live import device_named, dtype_named
 from dogerm.merge import METHODS, check_method
 from dogerm.plan import size_text

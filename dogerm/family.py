@@ -24,6 +24,9 @@ RewardAt = Literal["end", "text-end", "first-pad"]
 # counted, or cut at its beginning or its end.
 WhenTooLong = Literal["error", "skip", "cut", "cut-end"]
 
+# How the pretrained base is called among the LMs; no LM can have this name.
+PARENT = "the parent"
+
 # How conversations are read: what [paper] in a family file may change.
 _READING = {
     "system": str,
@@ -284,7 +287,9 @@ def _from_toml(data: dict[str, Any], text: str, path: Path) -> Family:
         too_long=data.get("too_long", "error"),
         paper=data.get("paper", {}),
         dtype=data.get("dtype"),
-        examples=(path.parent / data["examples"]) if "examples" in data else None,
+        examples=(
+            (path.parent / data["examples"]).resolve() if "examples" in data else None
+        ),
     )
     try:
         family.recipe()  # so that a slip in [default] is reported with the file's name

@@ -11,20 +11,16 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from dogerm.checkpoint import (
-    PARENT,
-    Checkpoint,
-    Compatibility,
-    TensorInfo,
-    compare,
-)
+from dogerm.checkpoint import Checkpoint
+from dogerm.compatibility import Compatibility, compare
 from dogerm.errors import CheckpointError, CheckpointMismatch
-from dogerm.family import Family
+from dogerm.family import PARENT, Family
 from dogerm.hub import is_here
 from dogerm.live import devices_named, live_dtype
 from dogerm.plan import WORDS, Plan, make_plan, seconds_text, shortage, size_text
 from dogerm.provenance import described
 from dogerm.quantised import Quantised
+from dogerm.weights import TensorInfo
 
 
 @dataclass(frozen=True)

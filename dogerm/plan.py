@@ -18,7 +18,8 @@ from typing import Any, Literal
 import psutil
 import torch
 
-from dogerm.checkpoint import Checkpoint, Compatibility
+from dogerm.checkpoint import Checkpoint
+from dogerm.compatibility import Compatibility
 from dogerm.errors import DeviceError
 from dogerm.quantised import QUANTISATIONS, Quantised
 

@@ -9,14 +9,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dogerm.checkpoint import PARENT, Checkpoint, Compatibility, aligned_tables
+from dogerm.checkpoint import Checkpoint
+from dogerm.compatibility import Compatibility
 from dogerm.errors import CheckpointError
-from dogerm.family import Family
+from dogerm.family import PARENT, Family
 from dogerm.hub import check_space
 from dogerm.live import Slot
 from dogerm.merge import METHODS, merge_parameter
 from dogerm.plan import Place
 from dogerm.recipe import Recipe
+from dogerm.vocabulary import aligned_tables
 
 
 @dataclass(frozen=True)

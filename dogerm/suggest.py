@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from dogerm.benchmarks.paired import Paired
 from dogerm.benchmarks.report import Metric, settings
-from dogerm.checkpoint import PARENT
 from dogerm.engine import Engine
 from dogerm.errors import InputError, RecipeError
+from dogerm.family import PARENT
 from dogerm.merge import METHODS, check_method
 from dogerm.provenance import described
 from dogerm.recipe import SHAPES, Recipe

@@ -176,7 +176,7 @@ def cases() -> list[tuple[str, Any, dict[str, Any], str]]:
 def ours(family: Any, recipe: Any) -> dict[str, Any]:
     import torch
 
-    from dogerm.checkpoint import compare
+    from dogerm.compatibility import compare
     from dogerm.sources import Sources, open_models
 
     rm, lms = open_models(family, parent=True)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForSequenceClassification, LlamaForCausalLM
 
-from dogerm.checkpoint import Checkpoint, compare
+from dogerm.checkpoint import Checkpoint
+from dogerm.compatibility import compare
 from dogerm.engine import Engine
 from dogerm.errors import CheckpointError, CheckpointMismatch, RecipeError
 from dogerm.family import Family

@@ -13,7 +13,8 @@ from transformers import LlamaConfig
 
 from dogerm import plan as planning
 from dogerm import sources, weights
-from dogerm.checkpoint import Checkpoint, compare
+from dogerm.checkpoint import Checkpoint
+from dogerm.compatibility import compare
 from dogerm.engine import Engine
 from dogerm.errors import DeviceError, OutOfMemory
 from dogerm.family import Family

@@ -14,7 +14,7 @@ from dogerm.cli.terminal import quieten, say, stderr_console
 
 if TYPE_CHECKING:
     from dogerm.anatomy import Anatomy
-    from dogerm.checkpoint import Compatibility
+    from dogerm.compatibility import Compatibility
     from dogerm.engine import Engine
     from dogerm.family import Family
     from dogerm.quantised import Quantised

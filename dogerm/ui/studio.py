@@ -10,10 +10,9 @@ import torch
 
 from dogerm import family as families
 from dogerm.agreement import agreement_words
-from dogerm.checkpoint import PARENT
 from dogerm.engine import Engine
 from dogerm.errors import DeviceError, FamilyError
-from dogerm.family import Example, Family, read_examples
+from dogerm.family import PARENT, Example, Family, read_examples
 from dogerm.hub import to_download
 from dogerm.inspection import Inspection, facts, in_words, inspect
 from dogerm.live import DTYPES
