@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import glob
 import json
+import math
 import os
 import shutil
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +32,10 @@ from dogerm.family import PARENT, Family, RewardAt
 from dogerm.live import device_named, dtype_named
 from dogerm.merge import METHODS, check_method
 from dogerm.plan import size_text
-from dogerm.provenance import of_models, published
+from dogerm.provenance import Hashes, of_models, published
 from dogerm.recipe import Recipe
 from dogerm.sources import Sources, open_models
-from dogerm.weights import one_line
+from dogerm.weights import all_finite, one_line
 
 try:
     import fcntl
@@ -131,16 +135,26 @@ def export(
     nbytes = sum(_nbytes(shape, precision) for shape in shapes.values())
     _check_room(out, nbytes)
 
+    def step_of(name: str) -> int:
+        """Rows merged at a time: embedding tables are by far the largest parameters."""
+        rows, *rest = shapes[name]
+        if name != fit.embedding or not METHODS[recipe.method].elementwise:
+            return rows
+        return min(rows, max(1, PIECE // math.prod(rest)))
+
+    # Taken in turn, as one piece is written while the next is merged. New memory for each
+    # would cost more time than its merge does.
+    room = max(step_of(name) * math.prod(shape[1:]) for name, shape in shapes.items())
+    buffers = cycle([torch.empty(room, dtype=precision, device=place) for _ in "ab"])
+
     def merged(name: str) -> Iterator[Tensor]:
-        # Embedding tables are by far the largest parameters: some rows at a time.
-        whole = name != fit.embedding or not METHODS[recipe.method].elementwise
-        step = shapes[name][0] if whole else max(1, PIECE // shapes[name][1])
-        for start in range(0, shapes[name][0], step):
-            rows = slice(start, min(start + step, shapes[name][0]))
-            shape = (rows.stop - rows.start, *shapes[name][1:])
-            piece = torch.empty(shape, dtype=precision, device=place)
+        step, (length, *rest) = step_of(name), shapes[name]
+        for start in range(0, length, step):
+            rows = slice(start, min(start + step, length))
+            shape = (rows.stop - rows.start, *rest)
+            piece = next(buffers)[: math.prod(shape)].view(shape)
             # Sources of its own for each piece, released after it: nothing stays.
-            if whole:
+            if step == length:
                 Sources(rm, lms, fit).merge_into(piece, name, recipe)
             else:
                 Sources(rm, lms, fit).merge_rows_into(piece, rows, recipe)
@@ -148,11 +162,14 @@ def export(
             for checkpoint in (rm, *lms.values()):
                 checkpoint.release()
             yield piece.cpu()
+        for file in done.get(name, ()):
+            hashes.begin(file)  # while its pages are still in memory
 
     used = {"rm": rm} | {n: lms[n] for n in recipe.shares if recipe.lam}
     if PARENT in lms:
         used["parent"] = lms[PARENT]
-    with _appearing(out) as folder:
+    done = _last_read(shapes, list(used.values()))
+    with _appearing(out) as folder, Hashes() as hashes:
         reward_at = family.reward_at or rm.reward_at
         _save_config(model, fit.vocabulary.size, precision, reward_at, folder)
         tokenizer = _tokenizer(rm, lms, family, fit)
@@ -170,7 +187,7 @@ def export(
             unplaced={name: own for name, own in fit.left_out.items() if own},
             appended=fit.vocabulary.appended,
             tokens_added=set(fit.vocabulary.appended) <= set(tokenizer.get_vocab()),
-            models=published(of_models(used)),
+            models=published(of_models(used, hashes)),
             seconds=time.perf_counter() - started,
         )
         name = str(precision).removeprefix("torch.")
@@ -230,22 +247,42 @@ def write_weights(
     Args:
         shapes: of every tensor, in the order they are written.
         read: gives the tensor of a name, of that dtype, on the CPU, whole or in
-            pieces; called once for each, so that only one piece is in memory.
+            pieces; called once for each. While one piece is written the next is made, so
+            that two are in memory; what the one before them lay in may be used again.
         shard_bytes, on_progress: as for `export`.
     """
     shards = _shards(shapes, dtype, shard_bytes)
     nbytes = sum(shard.nbytes for shard in shards)
     for shard in shards:
-        with (folder / shard.file).open("wb") as file:
-            file.write(shard.header)
-            for name in shard.shapes:
-                for piece in read(name):
-                    file.write(_raw(piece))
-                    if on_progress:
-                        on_progress(piece.nbytes, nbytes)
+        with (
+            (folder / shard.file).open("wb") as file,
+            ThreadPoolExecutor(1) as writer,
+        ):
+            written = writer.submit(file.write, shard.header)
+            for piece in (piece for name in shard.shapes for piece in read(name)):
+                written.result()
+                written = writer.submit(file.write, _raw(piece))
+                if on_progress:
+                    on_progress(piece.nbytes, nbytes)
+            written.result()
     if len(shards) > 1:
         _write_json(folder / "model.safetensors.index.json", _index(shards))
     return tuple(shard.file for shard in shards)
+
+
+def _last_read(
+    names: Iterable[str], models: Sequence[Checkpoint]
+) -> Mapping[str, list[Path]]:
+    """The files that nothing is read of any more after each of the parameters, in this order."""
+    last: dict[Path, str] = {}
+    for name in names:
+        for model in models:
+            if name in model.tensors:
+                last[model.tensors[name].file] = name
+    done = defaultdict(list)
+    for file, name in last.items():
+        done[name].append(file)
+    return done
 
 
 def _stored_dtype(rm: Checkpoint) -> torch.dtype:
@@ -341,7 +378,7 @@ def _check_room(out: Path, nbytes: int) -> None:
 
 
 def _check_finite(result: Tensor, name: str, sources: Sequence[Checkpoint]) -> None:
-    if result.isfinite().all():
+    if all_finite(result):
         return
     for checkpoint in sources:
         if name not in checkpoint.tensors:

@@ -6,13 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -73,14 +73,46 @@ def device_name(device: torch.device) -> str:
     return device.type if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
-def of_models(models: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """Each model's `source`, hub revision if any, and its files' SHA-256; an adapter's base too."""
+class Hashes:
+    """SHA-256 of files, each read once; those asked for ahead are hashed meanwhile.
+
+    To be used in a with block, at whose end nothing is hashed any more.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(4)  # hashing leaves the interpreter free
+        self._found: dict[Path, Future[str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, file: Path) -> Future[str]:
+        """Hash the file, unless that has begun."""
+        if file not in self._found:
+            self._found[file] = self._pool.submit(_sha256, file)
+        return self._found[file]
+
+
+def of_models(
+    models: Mapping[str, Checkpoint], hashes: Hashes | None = None
+) -> dict[str, Any]:
+    """Each model's `source`, hub revision if any, and its files' SHA-256; an adapter's base too.
+
+    Args:
+        hashes: what has begun to be hashed.
+    """
+    if hashes is None:
+        with Hashes() as own:
+            return of_models(models, own)
     named = dict(models)
     for name, model in models.items():
         if model.base:
             named[f"base of {name}"] = model.base
     return {
-        name: {"source": model.source} | _content(model.folder)
+        name: {"source": model.source} | _content(model.folder, hashes)
         for name, model in named.items()
     }
 
@@ -172,11 +204,10 @@ def differences(there: Any, here: Any, name: str = "") -> list[str]:
     return [f"{name} is {_brief(there)} there, {_brief(here)} here"]
 
 
-def _content(folder: Path) -> dict[str, Any]:
+def _content(folder: Path, hashes: Hashes) -> dict[str, Any]:
     names = needed(file.name for file in folder.iterdir() if file.is_file())
-    with ThreadPoolExecutor(4) as pool:  # hashing leaves the interpreter free
-        hashes = pool.map(lambda name: _sha256(folder / name), names)
-        files = dict(zip(names, hashes))
+    begun = [hashes.begin(folder / name) for name in names]
+    files = {name: digest.result() for name, digest in zip(names, begun)}
     if folder.parent.name == "snapshots":  # of the hub's cache, by commit
         return {"revision": folder.name, "files": files}
     return {"files": files}

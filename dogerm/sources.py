@@ -19,6 +19,7 @@ from dogerm.merge import METHODS, merge_parameter
 from dogerm.plan import Place
 from dogerm.recipe import Recipe
 from dogerm.vocabulary import aligned_tables
+from dogerm.weights import all_finite
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,7 @@ class Sources:
         for model, tensor in [("", given.rm), (PARENT, given.parent), *read]:
             if tensor is None or (model, name) in self._finite:
                 continue
-            # The sum of NaN or infinity and whatever else is neither finite; that of
-            # finite values may overflow, which the stored ones then show.
-            if not tensor.sum().isfinite() and (sentence := self._not_finite(name)):
+            if not all_finite(tensor) and (sentence := self._not_finite(name)):
                 raise CheckpointError(sentence)
             self._finite.add((model, name))
 

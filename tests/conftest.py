@@ -4,7 +4,9 @@ import json
 import os
 import socket
 import tempfile
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Self
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is a broken test
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -191,6 +193,27 @@ def visit(browser, url):
     for context in contexts:
         context.close()
     assert not found
+
+
+class AtOnce:
+    """A ThreadPoolExecutor whose tasks are done at once, in the thread that asks for them."""
+
+    def __init__(self, workers: int):
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def submit(self, task, *args) -> Future:
+        done = Future()
+        done.set_result(task(*args))
+        return done
+
+    def shutdown(self, **_) -> None:
+        pass
 
 
 def plain_reward(model, tokenizer, prompt: str, response: str) -> float:

@@ -7,12 +7,12 @@ memory, nor of CUDA's own kernels.
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Self
 
 import pytest
 import torch
+from conftest import AtOnce
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
@@ -127,24 +127,6 @@ def _check(func, tensors: list[Tensor]) -> None:
         )
 
 
-class _AtOnce:
-    """A ThreadPoolExecutor whose tasks are done at once: a mode holds for one thread."""
-
-    def __init__(self, workers: int):
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_) -> None:
-        pass
-
-    def submit(self, task, *args) -> Future:
-        done = Future()
-        done.set_result(task(*args))
-        return done
-
-
 def _parameter(codes: Tensor, **_) -> nn.Parameter:
     """For bitsandbytes' Int8Params, which is a class of tensors too; what its layer asks of it."""
     parameter = nn.Parameter(codes, requires_grad=False)
@@ -170,7 +152,7 @@ def pretended_gpus(patch: pytest.MonkeyPatch, count: int, free: int = 8 << 30):
     patch.setattr(torch.cuda, "empty_cache", lambda: None)
     patch.setattr(torch.cuda, "synchronize", lambda device=None: None)
     patch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
-    patch.setattr("dogerm.engine.ThreadPoolExecutor", _AtOnce)
+    patch.setattr("dogerm.engine.ThreadPoolExecutor", AtOnce)
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor: made first, moved then
     try:

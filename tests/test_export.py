@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import (
+    AtOnce,
     bits,
     byte_tokenizer,
     llama_config,
@@ -35,8 +36,10 @@ from dogerm.engine import Engine
 from dogerm.errors import CheckpointError, RecipeError
 from dogerm.export import LOCK, export, push_to_hub
 from dogerm.family import Family
+from dogerm.provenance import _sha256
 from dogerm.recipe import Recipe
 from dogerm.scoring import rewards, score, tokenise
+from dogerm.synthetic import write_checkpoint
 
 HEAD = "score.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -178,6 +181,39 @@ def test_the_card_and_the_record_name_every_source_by_its_hash(folders, tmp_path
     assert models["math"]["files"]["config.json"] == config
     assert models["math"]["revision"] == snapshot.name and snapshot.name in card
     assert str(tmp_path.parent) not in card + text
+
+
+def test_a_file_is_hashed_once_as_soon_as_nothing_more_is_read_of_it(
+    tmp_path, monkeypatch
+):
+    """While its pages are in memory: read again at the end it would come from the disk."""
+    sources = {"rm": tmp_path / "rm", "math": tmp_path / "math"}
+    for seed, (name, folder) in enumerate(sources.items()):
+        config = llama_config(len(byte_tokenizer()))
+        write_checkpoint(folder, config, seed, name == "rm", torch.float16, 20_000)
+    written, hashed = [], []
+
+    def recorded(file):
+        hashed.append((file, len(written)))
+        return _sha256(file)
+
+    monkeypatch.setattr("dogerm.provenance._sha256", recorded)
+    monkeypatch.setattr("dogerm.provenance.ThreadPoolExecutor", AtOnce)
+    export(
+        Family.of(sources["rm"], {"math": sources["math"]}),
+        Recipe(0.4, {"math": 1}),
+        tmp_path / "out",
+        on_progress=lambda new, total: written.append(new),
+    )
+    models = json.loads((tmp_path / "out/dogerm.json").read_text())["models"]
+    when = dict(hashed)
+    assert len(when) == len(hashed)
+    for name, folder in sources.items():
+        shards = sorted(folder.glob("*.safetensors"))
+        assert len(shards) > 2 and when[shards[0]] < when[shards[1]] < len(written)
+        for file in shards:
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            assert models[name]["files"][file.name] == digest
 
 
 def test_tokens_whose_ids_would_not_fit_their_rows_are_not_added(folders, tmp_path):
