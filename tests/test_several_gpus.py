@@ -57,16 +57,13 @@ def test_an_architecture_scores_on_two_gpus_as_on_the_cpu(kind, tmp_path, monkey
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("device", ["cuda:0", "cuda:0,cuda:1"])
-def test_a_method_merges_on_gpus_as_on_the_cpu(
-    method, device, family, folders, monkeypatch
-):
+def test_a_method_merges_on_gpus_as_on_the_cpu(method, family, folders, monkeypatch):
     family = replace(family, parent=str(folders["moved"]))
     recipe = Recipe(0.35, {"math": 2, "code": 1}, method)
     cpu = Engine.load(family, "cpu", "float32")
     cpu.apply(recipe)
     with pretended_gpus(monkeypatch, 2):
-        engine = Engine.load(family, device, "float32")
+        engine = Engine.load(family, "cuda:0,cuda:1", "float32")
         engine.apply(recipe)
         found = {n: p.cpu() for n, p in engine.model.named_parameters()}
     for name, wanted in cpu.model.named_parameters():
