@@ -422,12 +422,20 @@ Object.assign(window.dogerm, (() => {
   // the range. Here it is in the range first, and an emptied box is what it was.
   const typed = new WeakMap();
   const isTyped = (node) => node.type === "number" && node.closest(".head")?.nextElementSibling?.querySelector('input[type="range"]');
+  const within = ({ value, min, max }) => Math.min(max, Math.max(min, value));
   const mend = ({ target }) => {
     if (!isTyped(target)) return;
-    const { value, min, max } = target;
-    const meant = value === "" ? typed.get(target) : Math.min(max, Math.max(min, value));
-    if (Number(value) !== Number(meant) || value === "") put(target, meant);
+    const meant = target.value === "" ? typed.get(target) : within(target);
+    if (Number(target.value) !== Number(meant) || target.value === "") put(target, meant);
   };
+  // While it is typed already: what is sent when the box is left is what Gradio heard of last,
+  // which may be what was there before it was mended.
+  document.addEventListener("input", (event) => {
+    const { target } = event;
+    if (!isTyped(target)) return;
+    if (target.value === "") event.stopImmediatePropagation();
+    else if (within(target) !== Number(target.value)) target.value = within(target);
+  }, true);
   document.addEventListener("focusin", ({ target }) => {
     if (isTyped(target)) typed.set(target, target.value);
   });
